@@ -1,0 +1,51 @@
+//! Where a program is attached: one variant per kind of hook.
+
+use schemars::{JsonSchema, Schema};
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::{CgroupSkb, CgroupSockAddr};
+use crate::network::{Tc, Tcx, Xdp};
+use crate::tracing::{BtfTracepoint, Function, KernelTracepoint, Kprobe, RawTracepoint, Uprobe};
+use crate::union::exactly_one;
+
+/// One hook. Exactly one of the kinds is given; every entry of one program must suit the program's type.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = one_hook)]
+pub enum Attach {
+    /// Packets as the driver receives them, before the kernel has built a socket buffer. One program per interface.
+    Xdp(Xdp),
+    /// Packets at an interface, received or sent, as socket buffers; several programs per interface. Linux 6.6 or newer.
+    Tcx(Tcx),
+    /// Packets at an interface, received or sent, by a classic tc filter: for kernels before 6.6.
+    Tc(Tc),
+    /// Packets that the sockets of a cgroup receive or send.
+    CgroupSkb(CgroupSkb),
+    /// Socket calls (bind, connect, sendmsg, ...) of the processes of a cgroup.
+    CgroupSockAddr(CgroupSockAddr),
+    /// A static tracepoint of the kernel, with its documented fields.
+    Tracepoint(KernelTracepoint),
+    /// A tracepoint with its raw arguments.
+    RawTracepoint(RawTracepoint),
+    /// A tracepoint with arguments typed by the kernel's BTF.
+    BtfTracepoint(BtfTracepoint),
+    /// The entry of a function in a binary or library, in user space.
+    Uprobe(Uprobe),
+    /// The return of a function in a binary or library, in user space.
+    Uretprobe(Uprobe),
+    /// The entry of a kernel function, or an instruction inside of it.
+    Kprobe(Kprobe),
+    /// The return of a kernel function.
+    Kretprobe(Function),
+    /// The entry of a kernel function, with arguments typed by the kernel's BTF.
+    Fentry(Function),
+    /// The return of a kernel function, with arguments and the returned value typed by the kernel's BTF.
+    Fexit(Function),
+}
+
+fn one_hook(schema: &mut Schema) {
+    exactly_one(
+        schema,
+        "an attach entry names exactly one hook, such as {xdp: {interfaces: {primary: true}}}; for more hooks write more entries",
+    );
+}

@@ -1,0 +1,68 @@
+//! Hooks on cgroups.
+
+use schemars::{JsonSchema, Schema};
+use serde::{Deserialize, Serialize};
+
+use crate::network::Direction;
+use crate::selector::PodSelector;
+use crate::union::exactly_one;
+
+/// Packets of a cgroup's sockets.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct CgroupSkb {
+    /// The cgroups.
+    pub cgroups: Cgroups,
+    /// Which packets: those received or those sent.
+    pub direction: Direction,
+}
+
+/// Socket calls of a cgroup's processes.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct CgroupSockAddr {
+    /// The cgroups.
+    pub cgroups: Cgroups,
+    /// Which call, and for which family of addresses.
+    pub hook: SockAddrHook,
+}
+
+/// A socket call, for IPv4 (`...4`) or IPv6 (`...6`) addresses.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SockAddrHook {
+    Bind4,
+    Bind6,
+    Connect4,
+    Connect6,
+    Sendmsg4,
+    Sendmsg6,
+    Recvmsg4,
+    Recvmsg6,
+    Getpeername4,
+    Getpeername6,
+    Getsockname4,
+    Getsockname6,
+}
+
+/// Selects cgroups: exactly one of `path` and `pods`. A program on a cgroup also sees the cgroups below it.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = one_choice)]
+pub enum Cgroups {
+    /// A cgroup by its absolute path below the cgroup v2 mount: `/` is the root, `/system.slice/sshd.service` a service.
+    Path(CgroupPath),
+    /// The cgroups of the selected pods; with `containers`, those of these containers.
+    Pods(PodSelector),
+}
+
+/// The absolute path of a cgroup below the cgroup v2 mount, without `..`. At most 512 characters.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "self.startsWith('/') && !self.matches('(^|/)[.][.](/|$)')",
+    "message": "a cgroup path starts with / (the cgroup v2 mount) and holds no ..: write /system.slice/sshd.service",
+}]))]
+pub struct CgroupPath(#[schemars(length(min = 1, max = 512))] pub String);
+
+fn one_choice(schema: &mut Schema) {
+    exactly_one(schema, "give exactly one of path, such as /system.slice, and pods");
+}

@@ -1,0 +1,106 @@
+//! `EbpfProgram`: one revisioned unit of bytecode, kept on nodes.
+
+use std::collections::BTreeMap;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::attach::Attach;
+use crate::image::ImageSource;
+use crate::selector::LabelSelector;
+use crate::status::EbpfProgramStatus;
+
+/// An eBPF object from an image, loaded and attached on nodes, and kept there until it is deleted.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "skep.dev",
+    version = "v1alpha1",
+    kind = "EbpfProgram",
+    namespaced,
+    shortname = "ebpf",
+    category = "skep",
+    status = "EbpfProgramStatus",
+    derive = "PartialEq",
+    doc = "An eBPF object from an image, loaded and attached on nodes, and kept there until it is deleted.",
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.summary.ready", description = "Nodes that run the revision, of the nodes that should."),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.summary.reason"),
+    printcolumn(name = "Revision", type_ = "string", json_path = ".status.revision"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Image", type_ = "string", json_path = ".status.image.reference", priority = 1),
+    printcolumn(name = "Digest", type_ = "string", json_path = ".status.image.digest", priority = 1),
+    validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name: the name of an EbpfProgram has at most 63 characters: choose a shorter one")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct EbpfProgramSpec {
+    /// The OCI image that holds the eBPF object.
+    pub image: ImageSource,
+    /// The nodes. Absent: every node that has an agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<LabelSelector>,
+    /// Values for the object's global variables, set before it is loaded, by name: `{sample_rate: 128, ports: [80, 443],
+    /// mac: "00:11:22:33:44:55"}`. The object's BTF gives each its type. Integers beyond 2^63 are written as strings,
+    /// decimal or 0x. At most 256.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "globals")]
+    pub globals: Option<BTreeMap<String, Value>>,
+    /// Options of the object's maps, by name. At most 64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "maps")]
+    pub maps: Option<BTreeMap<String, MapOptions>>,
+    /// The functions of the object to load, and where each is attached. 1 to 64.
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub programs: Vec<Program>,
+}
+
+/// Options of one map. At least one is given.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.onUpdate)").message("no option is given: write onUpdate: Keep or onUpdate: Reset, or leave the map out"))]
+pub struct MapOptions {
+    /// What becomes of the map's contents when a new revision is loaded. Absent: `Keep`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_update: Option<OnUpdate>,
+}
+
+/// What becomes of a map's contents when a new revision is loaded: `Keep` (the default): the new programs use the same
+/// map, which must have the same definition; `Reset`: they start with a new one.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnUpdate {
+    #[default]
+    Keep,
+    Reset,
+}
+
+/// One function of the object and its hooks.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Program {
+    /// The function's name in the object: `count_rx`.
+    #[schemars(length(min = 1, max = 127), regex(pattern = r"^[A-Za-z_.$][A-Za-z0-9_.$]*$"))]
+    pub name: String,
+    /// The hooks, no two the same. All suit the function's one program type. 1 to 32.
+    #[schemars(schema_with = "attach")]
+    pub attach: Vec<Attach>,
+}
+
+fn globals(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object", "minProperties": 1, "maxProperties": 256,
+        "additionalProperties": { "x-kubernetes-preserve-unknown-fields": true },
+    })
+}
+
+fn maps(generator: &mut SchemaGenerator) -> Schema {
+    let options = generator.subschema_for::<MapOptions>();
+    json_schema!({ "type": "object", "minProperties": 1, "maxProperties": 64, "additionalProperties": options })
+}
+
+/// A set: the API server itself refuses two equal entries, which a rule could only do at the square of their number.
+fn attach(generator: &mut SchemaGenerator) -> Schema {
+    let mut entry = generator.subschema_for::<Attach>();
+    entry.insert("x-kubernetes-map-type".into(), "atomic".into());
+    json_schema!({ "type": "array", "minItems": 1, "maxItems": 32, "x-kubernetes-list-type": "set", "items": entry })
+}

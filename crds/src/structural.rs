@@ -1,0 +1,185 @@
+//! Checks a JSON value against a CRD's structural schema, with the API server's words.
+//!
+//! Guarantees: the same verdict as a strict API server (`--validate=strict`) for every keyword that [`crate::crds`] uses;
+//! a test enumerates them. CEL rules are not evaluated here.
+
+use std::sync::Mutex;
+
+use regex::Regex;
+use serde_json::{Map, Value};
+
+use crate::validate::Violation;
+
+/// Drops nulls of object members, as the API server does before it validates (no schema here is nullable).
+pub fn drop_nulls(schema: &Value, value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, member| !member.is_null());
+            for (name, member) in members {
+                if let Some(below) = member_schema(schema, name) {
+                    drop_nulls(below, member);
+                }
+            }
+        }
+        Value::Array(items) => {
+            if let Some(below) = schema.get("items") {
+                items.iter_mut().for_each(|item| drop_nulls(below, item));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Everything that `value`, found at `path`, breaks in `schema`.
+pub fn check(schema: &Value, value: &Value, path: &str, found: &mut Vec<Violation>) {
+    let before = found.len();
+    check_type(schema, value, path, found);
+    if found.len() > before {
+        return;
+    }
+    match value {
+        Value::Object(members) => check_object(schema, members, path, found),
+        Value::Array(items) => check_array(schema, items, path, found),
+        Value::String(text) => check_string(schema, text, path, found),
+        Value::Number(_) => check_number(schema, value, path, found),
+        _ => {}
+    }
+    if let Some(words) = schema.get("enum").and_then(Value::as_array)
+        && !words.contains(value)
+    {
+        let words: Vec<String> = words.iter().map(Value::to_string).collect();
+        found.push(Violation::new(path, format!("Unsupported value: {value}: supported values: {}", words.join(", "))));
+    }
+}
+
+/// The schema below `schema` for the member `name`, unless anything goes there.
+fn member_schema<'s>(schema: &'s Value, name: &str) -> Option<&'s Value> {
+    schema.get("properties").and_then(|properties| properties.get(name)).or_else(|| schema.get("additionalProperties"))
+}
+
+fn check_type(schema: &Value, value: &Value, path: &str, found: &mut Vec<Violation>) {
+    let Some(wanted) = schema.get("type").and_then(Value::as_str) else { return };
+    let fits = match (wanted, value) {
+        ("object", Value::Object(_)) | ("array", Value::Array(_)) | ("string", Value::String(_)) => true,
+        ("boolean", Value::Bool(_)) | ("number", Value::Number(_)) => true,
+        ("integer", Value::Number(number)) => number.is_i64() || number.is_u64(),
+        _ => false,
+    };
+    if !fits {
+        let given = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Number(number) if number.is_f64() => "number",
+            Value::Number(_) => "integer",
+            Value::String(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        let text = format!("Invalid value: {given:?}: {path} in body must be of type {wanted}: {given:?}");
+        found.push(Violation::new(path, text));
+    }
+}
+
+fn check_object(schema: &Value, members: &Map<String, Value>, path: &str, found: &mut Vec<Violation>) {
+    for name in schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str) {
+        if !members.contains_key(name) {
+            found.push(Violation::new(&join(path, name), "Required value"));
+        }
+    }
+    check_count(schema, ["minProperties", "maxProperties"], "properties", members.len(), path, found);
+    let open = schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
+    for (name, member) in members {
+        let at = join(path, name);
+        match member_schema(schema, name) {
+            Some(below) => check(below, member, &at, found),
+            None if open => {}
+            None => found.push(Violation::new(&at, format!("unknown field {at:?}"))),
+        }
+    }
+}
+
+fn check_array(schema: &Value, items: &[Value], path: &str, found: &mut Vec<Violation>) {
+    check_count(schema, ["minItems", "maxItems"], "items", items.len(), path, found);
+    let keys: Option<Vec<&str>> = match schema.get("x-kubernetes-list-type").and_then(Value::as_str) {
+        Some("map") => schema
+            .get("x-kubernetes-list-map-keys")
+            .and_then(Value::as_array)
+            .map(|keys| keys.iter().filter_map(Value::as_str).collect()),
+        Some("set") => Some(vec![]),
+        _ => None,
+    };
+    for (index, item) in items.iter().enumerate() {
+        let at = format!("{path}[{index}]");
+        if let Some(below) = schema.get("items") {
+            check(below, item, &at, found);
+        }
+        let Some(keys) = &keys else { continue };
+        let identity = |item: &Value| match keys.as_slice() {
+            [] => item.clone(),
+            keys => keys.iter().filter_map(|key| Some((key.to_string(), item.get(key)?.clone()))).collect(),
+        };
+        let own = identity(item);
+        if items[..index].iter().any(|earlier| identity(earlier) == own) {
+            found.push(Violation::new(&at, format!("Duplicate value: {own}")));
+        }
+    }
+}
+
+fn check_count(schema: &Value, keywords: [&str; 2], noun: &str, count: usize, path: &str, found: &mut Vec<Violation>) {
+    let [min, max] = keywords.map(|keyword| schema.get(keyword).and_then(Value::as_u64));
+    let given = count as u64;
+    if let Some(min) = min.filter(|min| given < *min) {
+        let text = format!("Invalid value: {count}: {path} in body should have at least {min} {noun}");
+        found.push(Violation::new(path, text));
+    }
+    if let Some(max) = max.filter(|max| given > *max) {
+        found.push(Violation::new(path, format!("Too many: {count}: must have at most {max} items")));
+    }
+}
+
+fn check_string(schema: &Value, text: &str, path: &str, found: &mut Vec<Violation>) {
+    let bound = |keyword| schema.get(keyword).and_then(Value::as_u64);
+    let length = text.chars().count() as u64;
+    if let Some(min) = bound("minLength").filter(|min| length < *min) {
+        let message = format!("Invalid value: {text:?}: {path} in body should be at least {min} chars long");
+        found.push(Violation::new(path, message));
+    }
+    if let Some(max) = bound("maxLength").filter(|max| length > *max) {
+        found.push(Violation::new(path, format!("Too long: may not be more than {max} bytes")));
+    }
+    if let Some(pattern) = schema.get("pattern").and_then(Value::as_str)
+        && !matches(pattern, text)
+    {
+        found.push(Violation::new(path, format!("Invalid value: {text:?}: {path} in body should match '{pattern}'")));
+    }
+}
+
+fn check_number(schema: &Value, value: &Value, path: &str, found: &mut Vec<Violation>) {
+    let given = value.as_f64().unwrap_or_default();
+    let bound = |keyword| schema.get(keyword).and_then(Value::as_f64);
+    if let Some(min) = bound("minimum").filter(|min| given < *min) {
+        let text = format!("Invalid value: {value}: {path} in body should be greater than or equal to {min}");
+        found.push(Violation::new(path, text));
+    }
+    if let Some(max) = bound("maximum").filter(|max| given > *max) {
+        let text = format!("Invalid value: {value}: {path} in body should be less than or equal to {max}");
+        found.push(Violation::new(path, text));
+    }
+}
+
+/// Whether `text` matches; each pattern is compiled once. A pattern that does not compile matches nothing (a test proves
+/// that all do).
+fn matches(pattern: &str, text: &str) -> bool {
+    static COMPILED: Mutex<Vec<(String, Option<Regex>)>> = Mutex::new(Vec::new());
+    let mut compiled = COMPILED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let index = compiled.iter().position(|(known, _)| known == pattern).unwrap_or_else(|| {
+        compiled.push((pattern.into(), Regex::new(pattern).ok()));
+        compiled.len() - 1
+    });
+    compiled[index].1.as_ref().is_some_and(|regex| regex.is_match(text))
+}
+
+/// `path.name`, or `name` at the root.
+pub fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.into() } else { format!("{path}.{name}") }
+}

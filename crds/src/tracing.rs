@@ -1,0 +1,82 @@
+//! Hooks for tracing: tracepoints and functions, in the kernel and in user space.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::selector::PodSelector;
+
+/// A static tracepoint: `/sys/kernel/tracing/events/<category>/<name>`.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct KernelTracepoint {
+    /// The tracepoint's category: `sched`, `syscalls`.
+    #[schemars(length(min = 1, max = 127), regex(pattern = r"^[A-Za-z0-9_-]+$"))]
+    pub category: String,
+    /// The tracepoint's name in its category: `sched_switch`, `sys_enter_openat`.
+    #[schemars(length(min = 1, max = 127), regex(pattern = r"^[A-Za-z0-9_]+$"))]
+    pub name: String,
+}
+
+/// A tracepoint with its raw arguments.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RawTracepoint {
+    /// The tracepoint's name, without category: `sched_switch`.
+    #[schemars(length(min = 1, max = 127), regex(pattern = r"^[A-Za-z0-9_]+$"))]
+    pub name: String,
+}
+
+/// A tracepoint with arguments typed by the kernel's BTF.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct BtfTracepoint {
+    /// The tracepoint's name, without category: `sched_switch`.
+    #[schemars(length(min = 1, max = 127), regex(pattern = r"^[A-Za-z0-9_]+$"))]
+    pub name: String,
+}
+
+/// A kernel function.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Function {
+    /// The function's name in the kernel, or in a loaded module: `tcp_connect`.
+    #[schemars(length(min = 1, max = 127), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_.]*$"))]
+    pub function: String,
+}
+
+/// A kernel function, or an instruction inside of it.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Kprobe {
+    /// The function's name in the kernel, or in a loaded module: `tcp_connect`.
+    #[schemars(length(min = 1, max = 127), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_.]*$"))]
+    pub function: String,
+    /// Bytes from the function's start, at an instruction's boundary. Absent: its entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 1048575))]
+    pub offset: Option<i64>,
+}
+
+/// A place in a binary or library. At least one of `symbol` and `offset` is given.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.symbol) || has(self.offset)").message("where in the binary? Give symbol, such as malloc, or offset, in bytes, or both"))]
+pub struct Uprobe {
+    /// The binary: an absolute path (`/usr/bin/curl`), or a library's file name (`libc.so.6`), found as the dynamic
+    /// linker finds it. With `pods`, looked up inside each selected container; otherwise on the node.
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(validation = Rule::new("self.startsWith('/') ? !self.matches('(^|/)[.][.](/|$)') : self.matches('^[A-Za-z0-9_+.-]+$')").message("binary is an absolute path without .., such as /usr/bin/curl, or a library's file name, such as libc.so.6"))]
+    pub binary: String,
+    /// A symbol of the binary: `malloc`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512), regex(pattern = r"^\S+$"))]
+    pub symbol: Option<String>,
+    /// With `symbol`: bytes from the symbol's start. Without: the offset in the file, in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 9007199254740991i64))]
+    pub offset: Option<i64>,
+    /// Only the processes of the selected pods' containers. Absent: every process of the node that runs the binary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<PodSelector>,
+}

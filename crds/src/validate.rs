@@ -1,0 +1,176 @@
+//! An API server's verdict on a manifest, without an API server.
+//!
+//! Guarantees: reads the same schema and the same rules that the cluster has, in the same order: unknown fields and
+//! structure first, and only if these are sound the CEL rules; whole messages are compared in tests.
+//!
+//! Caveat: regular expressions are Rust's here and RE2's there; the patterns in use mean the same in both.
+
+use std::fmt;
+use std::sync::LazyLock;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::cel::{CompiledSchema, ErrorKind, Validator, compile_schema};
+use serde_json::{Value, json};
+
+use crate::ebpfprogram::EbpfProgram;
+use crate::{API_VERSION, crd, structural};
+
+/// One thing that is wrong with a manifest.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Violation {
+    /// Where: `spec.programs[0].attach[0]`; empty for the manifest as a whole.
+    pub path: String,
+    /// What, in the API server's words: `Invalid value: "object": an attach entry names exactly one hook; ...`.
+    pub message: String,
+}
+
+impl Violation {
+    /// What is wrong, and where.
+    pub fn new(path: &str, message: impl Into<String>) -> Self {
+        Self { path: path.into(), message: message.into() }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // An unknown field is named by its message already, as the API server does.
+        if self.path.is_empty() || self.message.starts_with("unknown field") {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "{}: {}", self.path, self.message)
+        }
+    }
+}
+
+struct Rules {
+    schema: Value,
+    compiled: CompiledSchema,
+}
+
+static RULES: LazyLock<Rules> = LazyLock::new(|| {
+    let schema = crd::program_schema();
+    let compiled = compile_schema(&schema);
+    Rules { schema, compiled }
+});
+
+/// The program that `manifest` describes, or everything that an API server would find wrong with it. A `status` in it is
+/// dropped, as the API server does on create.
+pub fn manifest(manifest: &Value) -> Result<EbpfProgram, Vec<Violation>> {
+    let mut value = manifest.clone();
+    if let Some(members) = value.as_object_mut() {
+        members.remove("status");
+    }
+    let mut found = identity(&value);
+    let rules = &*RULES;
+    structural::drop_nulls(&rules.schema, &mut value);
+    let mut body = value.clone();
+    if let Some(members) = body.as_object_mut() {
+        ["apiVersion", "kind", "metadata"].iter().for_each(|name| drop(members.remove(*name)));
+    }
+    structural::check(&rules.schema, &body, "", &mut found);
+    if found.is_empty() {
+        found = broken_rules(rules, &value);
+    }
+    if !found.is_empty() {
+        return Err(found);
+    }
+    serde_json::from_value(value).map_err(|error| vec![Violation::new("", error.to_string())])
+}
+
+fn broken_rules(rules: &Rules, value: &Value) -> Vec<Violation> {
+    let Err(errors) = Validator::new().validate_compiled(&rules.compiled, value, None) else { return vec![] };
+    let said = |error: kube::core::cel::ValidationError| {
+        let kind = match at(value, &error.field_path) {
+            Some(Value::String(_)) => "string",
+            Some(Value::Array(_)) => "array",
+            _ => "object",
+        };
+        let message = match error.kind {
+            ErrorKind::ValidationFailure => format!("Invalid value: {kind:?}: {}", error.message),
+            // A rule that this build cannot evaluate refuses, as the API server would a rule that fails to run.
+            _ => format!("Internal error: rule {:?}: {}", error.rule, error.message),
+        };
+        Violation { path: error.field_path, message }
+    };
+    let mut found: Vec<Violation> = errors.into_vec().into_iter().map(said).collect();
+    // The compiled schema keeps its properties in a hash map.
+    found.sort_by(|one, other| one.path.cmp(&other.path));
+    found
+}
+
+/// The value at a path such as `spec.programs[0].attach[1]`.
+fn at<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
+    let pointer: String = path.split(['.', '[']).map(|part| format!("/{}", part.trim_end_matches(']'))).collect();
+    value.pointer(if path.is_empty() { "" } else { &pointer })
+}
+
+/// What an API server checks of every object, whatever its schema.
+fn identity(value: &Value) -> Vec<Violation> {
+    let mut found = vec![];
+    let wanted = [("apiVersion", API_VERSION), ("kind", "EbpfProgram")];
+    for (field, wanted) in wanted {
+        match value.get(field) {
+            None => found.push(Violation::new(field, "Required value")),
+            Some(given) if given != wanted => {
+                let text = format!("Unsupported value: {given}: supported values: {wanted:?}");
+                found.push(Violation::new(field, text));
+            }
+            Some(_) => {}
+        }
+    }
+    let metadata = value.get("metadata").cloned().unwrap_or(json!({}));
+    match serde_json::from_value::<ObjectMeta>(metadata.clone()) {
+        Err(error) => found.push(Violation::new("metadata", format!("Invalid value: {error}"))),
+        Ok(known) => found.extend(names(&known).chain(unknown_members(&metadata))),
+    }
+    found
+}
+
+fn names(metadata: &ObjectMeta) -> impl Iterator<Item = Violation> {
+    let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_label = move |part: &str| {
+        part.starts_with(label) && part.ends_with(label) && part.chars().all(|c| label(c) || c == '-')
+    };
+    let name = match metadata.name.as_deref() {
+        None | Some("") => Some(Violation::new("metadata.name", "Required value: name or generateName is required")),
+        Some(name) if name.len() <= 253 && name.split('.').all(is_label) => None,
+        Some(name) => Some(Violation::new(
+            "metadata.name",
+            format!(
+                "Invalid value: {name:?}: a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com')"
+            ),
+        )),
+    };
+    let namespace = metadata.namespace.as_deref().filter(|name| name.len() > 63 || !is_label(name)).map(|name| {
+        Violation::new(
+            "metadata.namespace",
+            format!("Invalid value: {name:?}: a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name')"),
+        )
+    });
+    name.into_iter().chain(namespace)
+}
+
+fn unknown_members(metadata: &Value) -> impl Iterator<Item = Violation> {
+    const KNOWN: [&str; 15] = [
+        "annotations",
+        "creationTimestamp",
+        "deletionGracePeriodSeconds",
+        "deletionTimestamp",
+        "finalizers",
+        "generateName",
+        "generation",
+        "labels",
+        "managedFields",
+        "name",
+        "namespace",
+        "ownerReferences",
+        "resourceVersion",
+        "selfLink",
+        "uid",
+    ];
+    let members = metadata.as_object().into_iter().flatten();
+    members.filter(|(name, _)| !KNOWN.contains(&name.as_str())).map(|(name, _)| {
+        let at = structural::join("metadata", name);
+        Violation::new(&at, format!("unknown field {at:?}"))
+    })
+}
