@@ -140,18 +140,17 @@ fn check_count(schema: &Value, keywords: [&str; 2], noun: &str, count: usize, pa
 fn check_string(schema: &Value, text: &str, path: &str, found: &mut Vec<Violation>) {
     let bound = |keyword| schema.get(keyword).and_then(Value::as_u64);
     let length = text.chars().count() as u64;
-    if let Some(min) = bound("minLength").filter(|min| length < *min) {
-        let message = format!("Invalid value: {text:?}: {path} in body should be at least {min} chars long");
-        found.push(Violation::new(path, message));
-    }
-    if let Some(max) = bound("maxLength").filter(|max| length > *max) {
-        found.push(Violation::new(path, format!("Too long: may not be more than {max} bytes")));
-    }
-    if let Some(pattern) = schema.get("pattern").and_then(Value::as_str)
-        && !matches(pattern, text)
-    {
-        found.push(Violation::new(path, format!("Invalid value: {text:?}: {path} in body should match '{pattern}'")));
-    }
+    // The first that fails is reported, as the API server does.
+    let broken = if let Some(max) = bound("maxLength").filter(|max| length > *max) {
+        format!("Too long: may not be more than {max} bytes")
+    } else if let Some(min) = bound("minLength").filter(|min| length < *min) {
+        format!("Invalid value: {text:?}: {path} in body should be at least {min} chars long")
+    } else if let Some(pattern) = schema.get("pattern").and_then(Value::as_str).filter(|p| !matches(p, text)) {
+        format!("Invalid value: {text:?}: {path} in body should match '{pattern}'")
+    } else {
+        return;
+    };
+    found.push(Violation::new(path, broken));
 }
 
 fn check_number(schema: &Value, value: &Value, path: &str, found: &mut Vec<Violation>) {
@@ -177,6 +176,27 @@ fn matches(pattern: &str, text: &str) -> bool {
         compiled.len() - 1
     });
     compiled[index].1.as_ref().is_some_and(|regex| regex.is_match(text))
+}
+
+/// `path` as the API server writes it for a rule: a key of a map in brackets, `spec.maps[flows]`. `path` has dots.
+pub fn rule_path(schema: &Value, path: &str) -> String {
+    let mut out = String::new();
+    let mut below = Some(schema);
+    for part in path.split('.') {
+        let (name, indices) = part.split_at(part.find('[').unwrap_or(part.len()));
+        let property = below.and_then(|schema| schema.get("properties")?.get(name));
+        out = match property {
+            None if below.is_some_and(|schema| schema.get("additionalProperties").is_some()) => {
+                format!("{out}[{part}]")
+            }
+            _ => join(&out, part),
+        };
+        below = property.or_else(|| below.and_then(|schema| schema.get("additionalProperties")));
+        if !indices.is_empty() {
+            below = below.and_then(|schema| schema.get("items"));
+        }
+    }
+    out
 }
 
 /// `path.name`, or `name` at the root.

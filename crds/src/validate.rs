@@ -90,7 +90,7 @@ fn broken_rules(rules: &Rules, value: &Value) -> Vec<Violation> {
             // A rule that this build cannot evaluate refuses, as the API server would a rule that fails to run.
             _ => format!("Internal error: rule {:?}: {}", error.rule, error.message),
         };
-        Violation { path: error.field_path, message }
+        Violation { path: structural::rule_path(&rules.schema, &error.field_path), message }
     };
     let mut found: Vec<Violation> = errors.into_vec().into_iter().map(said).collect();
     // The compiled schema keeps its properties in a hash map.

@@ -155,6 +155,7 @@ fn assert_unconstrained(status: &Value) {
 fn schema_path(path: &str) -> String {
     let mut out = String::new();
     let mut map = false;
+    let path = path.replace("spec.maps[", "spec.maps.").replace("flows]", "flows");
     for part in path.split('.') {
         let part = match part.split_once('[') {
             _ if map => "*".to_string(),
