@@ -1,1 +1,28 @@
+//! What Skep asks of the kernel: load, attach, pin, observe, dump, probe.
+//!
+//! **Guarantees.** This is the only crate with `unsafe`, all of it in [`sys`] and [`netns`]. Every change is one that
+//! [`Host`] can find again from bpffs after a crash: nothing that should last hangs on a descriptor of this process.
+//!
+//! **Assumptions.** Root, or CAP_BPF, PERFMON, NET_ADMIN, SYS_ADMIN and SYS_PTRACE; a bpffs mount; Linux 5.15 or later.
+//!
+//! **Caveats.** All calls block, some for tens of milliseconds (RCU): keep them off async threads.
+#![allow(unsafe_code)]
 
+pub mod attach;
+pub mod bpffs;
+pub mod cpus;
+pub mod dump;
+pub mod error;
+pub mod hook;
+pub mod host;
+pub mod load;
+pub mod netns;
+pub mod observe;
+pub mod probe;
+pub mod seam;
+pub mod sys;
+
+pub use error::KernelError;
+pub use hook::{Hook, Target};
+pub use host::Host;
+pub use seam::Kernel;

@@ -1,1 +1,290 @@
+//! eBPF objects: from bytes to programs that need nothing but descriptors to be loaded.
+//!
+//! **Guarantees.** No syscall, no file, no `unsafe`. Hostile input ends in an [`ObjectError`], never in a panic. Only
+//! what a [`Selection`] names is looked at: a broken or unknown sibling in the same object does not matter.
+//!
+//! **Assumptions.** The kernel's BTF handed in for CO-RE comes from a kernel.
 #![forbid(unsafe_code)]
+
+pub mod btf;
+mod bytes;
+pub mod core;
+pub mod elf;
+pub mod error;
+pub mod function;
+pub mod globals;
+pub mod insn;
+pub mod kind;
+pub mod link;
+pub mod map;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::btf::desc::TypeDesc;
+use crate::btf::ext::BtfExt;
+use crate::btf::{Btf, Kind as BtfKind};
+use crate::core::TargetBtf;
+use crate::elf::{Elf, INSN};
+pub use crate::error::ObjectError;
+use crate::function::{Function, FunctionKey, Reference};
+use crate::link::{LinkedProgram, Linker};
+use crate::map::MapDef;
+
+/// A parsed object. Parsing is a matter of microseconds; keep it when several programs are made of it.
+#[derive(Clone, Debug)]
+pub struct Object {
+    elf: Elf,
+    btf: Option<Btf>,
+    ext: BtfExt,
+    maps: Vec<MapDef>,
+    functions: BTreeMap<FunctionKey, Function>,
+}
+
+/// Programs of an object, and the maps they need.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// The programs to load: those asked for, then those that the program arrays they use hold.
+    pub programs: BTreeSet<FunctionKey>,
+    /// Indices into [`Object::maps`].
+    pub maps: BTreeSet<usize>,
+    functions: BTreeSet<FunctionKey>,
+}
+
+/// An entry that a map starts with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InitialEntry {
+    /// Index of the outer map or program array.
+    pub map: usize,
+    pub slot: u32,
+    pub value: InitialValue,
+}
+
+/// What such an entry holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InitialValue {
+    /// An inner map; an index into the object's maps.
+    Map(usize),
+    /// A program.
+    Program(FunctionKey),
+}
+
+impl Object {
+    /// Parses and validates an object.
+    pub fn parse(bytes: impl Into<Arc<[u8]>>) -> Result<Self, ObjectError> {
+        let elf = Elf::parse(bytes.into())?;
+        let btf = elf.section(".BTF").map(|i| Btf::parse(elf.bytes(i))).transpose()?;
+        let ext = match (&btf, elf.section(".BTF.ext")) {
+            (Some(btf), Some(i)) => btf::ext::parse(elf.bytes(i), btf)?,
+            _ => BtfExt::new(),
+        };
+        let maps = map::maps(&elf, btf.as_ref())?;
+        let functions = function::functions(&elf, &maps)?;
+        Ok(Object { elf, btf, ext, maps, functions })
+    }
+
+    /// The license, empty when the object has none.
+    pub fn license(&self) -> &str {
+        &self.elf.license
+    }
+    /// The object's type information.
+    pub fn btf(&self) -> Option<&Btf> {
+        self.btf.as_ref()
+    }
+    /// The BTF to hand to a kernel with these features.
+    pub fn btf_for_kernel(&self, features: btf::sanitize::BtfFeatures) -> Option<Vec<u8>> {
+        self.btf.as_ref().map(|b| b.for_kernel(&self.elf, features))
+    }
+    /// Some function of the object wants to know the kernel's types.
+    pub fn has_core_relocations(&self) -> bool {
+        self.ext.values().any(|info| !info.relocations.is_empty())
+    }
+    /// Every map that the object defines.
+    pub fn maps(&self) -> &[MapDef] {
+        &self.maps
+    }
+    /// Entry functions: everything outside `.text`.
+    pub fn programs(&self) -> impl Iterator<Item = &Function> {
+        self.functions.values().filter(|f| !self.elf.sections[f.key.0].is_text())
+    }
+    /// The ELF section of a function.
+    pub fn section_of(&self, function: &Function) -> &str {
+        &self.elf.sections[function.key.0].name
+    }
+    /// A function by its place.
+    pub fn function(&self, key: FunctionKey) -> Option<&Function> {
+        self.functions.get(&key)
+    }
+    /// A program by its name.
+    pub fn program(&self, name: &str) -> Result<&Function, ObjectError> {
+        self.programs().find(|f| f.name == name).ok_or_else(|| ObjectError::ProgramUnknown {
+            name: name.to_owned(),
+            available: self.programs().map(|f| f.name.clone()).collect(),
+        })
+    }
+
+    /// What these programs need: subprograms, maps, inner maps, and the programs that their program arrays start with.
+    pub fn select<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Result<Selection, ObjectError> {
+        let mut selection = Selection { programs: BTreeSet::new(), maps: BTreeSet::new(), functions: BTreeSet::new() };
+        let mut queue = Vec::new();
+        for name in names {
+            let key = self.program(name)?.key;
+            selection.programs.insert(key);
+            queue.push(key);
+        }
+        while let Some(key) = queue.pop() {
+            let Some(function) = self.functions.get(&key) else { continue };
+            if !selection.functions.insert(key) {
+                continue;
+            }
+            for reference in function.references.values() {
+                match reference {
+                    Reference::Function(callee) => queue.push(*callee),
+                    Reference::Map(map) | Reference::Value { map, .. } => {
+                        self.select_map(*map, &mut selection, &mut queue)
+                    }
+                    // Refused when linked, with the name.
+                    Reference::Extern(_) => {}
+                }
+            }
+        }
+        Ok(selection)
+    }
+
+    fn select_map(&self, map: usize, selection: &mut Selection, queue: &mut Vec<FunctionKey>) {
+        if !selection.maps.insert(map) {
+            return;
+        }
+        for entry in self.initial_entries(map) {
+            match entry.value {
+                InitialValue::Map(inner) => self.select_map(inner, selection, queue),
+                InitialValue::Program(key) => {
+                    selection.programs.insert(key);
+                    queue.push(key);
+                }
+            }
+        }
+    }
+
+    /// The entries that `.values` of a map gives.
+    pub fn initial_entries(&self, map: usize) -> Vec<InitialEntry> {
+        let def = &self.maps[map];
+        let (Some(values), Some(relocations)) = (def.values_offset, self.elf.relocations.get(&def.section)) else {
+            return Vec::new();
+        };
+        let start = def.offset + values;
+        let symbol =
+            self.elf.symbols.iter().find(|s| s.section == Some(def.section) && s.is_object() && s.value == def.offset);
+        let end = symbol.map_or(start, |s| s.value + s.size);
+        let mut entries = Vec::new();
+        for (offset, relocation) in relocations {
+            if !(start..end).contains(&(*offset as u64)) {
+                continue;
+            }
+            let slot = ((*offset as u64 - start) / 8) as u32;
+            let target = &self.elf.symbols[relocation.symbol];
+            let inner = self.maps.iter().position(|m| Some(m.section) == target.section && m.offset == target.value);
+            let value = match (inner, target.section) {
+                (Some(inner), _) if !target.is_function() => InitialValue::Map(inner),
+                (_, Some(section)) if target.is_function() => InitialValue::Program((section, target.value)),
+                _ => continue,
+            };
+            entries.push(InitialEntry { map, slot, value });
+        }
+        entries
+    }
+
+    /// Links the selected programs; CO-RE against `target`, which may be absent if nothing needs it.
+    pub fn link(
+        &self,
+        selection: &Selection,
+        target: Option<&TargetBtf>,
+    ) -> Result<BTreeMap<FunctionKey, LinkedProgram>, ObjectError> {
+        let functions: Vec<&Function> = selection.functions.iter().filter_map(|k| self.functions.get(k)).collect();
+        let relocated = match (&self.btf, target) {
+            (Some(btf), Some(target)) => core::relocate(&self.elf, btf, &self.ext, &functions, target)?,
+            _ => {
+                self.refuse_without_target(&functions)?;
+                BTreeMap::new()
+            }
+        };
+        let linker = Linker { elf: &self.elf, functions: &self.functions, ext: &self.ext, relocated: &relocated };
+        let mut programs = BTreeMap::new();
+        for key in &selection.programs {
+            if let Some(function) = self.functions.get(key) {
+                programs.insert(*key, linker.link(function)?);
+            }
+        }
+        Ok(programs)
+    }
+
+    fn refuse_without_target(&self, functions: &[&Function]) -> Result<(), ObjectError> {
+        for function in functions {
+            let Some(info) = self.ext.get(&self.elf.sections[function.key.0].name) else { continue };
+            let range = function.key.1..function.key.1 + (function.size / INSN * INSN) as u64;
+            if info.relocations.iter().any(|r| range.contains(&u64::from(r.offset))) {
+                let reason =
+                    "it needs the kernel's types (CO-RE), and this kernel has no /sys/kernel/btf/vmlinux".into();
+                return Err(ObjectError::CoreRelocation { function: function.name.clone(), reason });
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets global variables: the returned definitions replace [`Object::maps`].
+    pub fn with_globals<'v>(
+        &self,
+        values: impl IntoIterator<Item = (&'v String, &'v Value)>,
+    ) -> Result<Vec<MapDef>, ObjectError> {
+        let mut maps = self.maps.clone();
+        for (name, value) in values {
+            let invalid = |reason: String| ObjectError::GlobalInvalid { name: name.clone(), reason };
+            let Some(btf) = &self.btf else {
+                return Err(invalid(
+                    "the object has no type information; build it with -g (Rust: debuginfo=2, --btf)".into(),
+                ));
+            };
+            let symbol = self.elf.symbols.iter().find(|s| {
+                s.is_object()
+                    && s.name == *name
+                    && s.section.is_some_and(|i| map::is_data_section(&self.elf.sections[i].name))
+            });
+            let Some((symbol, section)) = symbol.and_then(|s| Some((s, s.section?))) else {
+                let known = self.global_names().join(", ");
+                let known = if known.is_empty() { "none".to_owned() } else { known };
+                return Err(invalid(format!("the object has no such global variable; it has {known}")));
+            };
+            let var = self
+                .variable(btf, section, name)
+                .ok_or_else(|| invalid("its type is not in the object's BTF".into()))?;
+            let desc = TypeDesc::of(btf, btf.target(var));
+            let bytes = globals::encode(&desc, value).map_err(invalid)?;
+            let map = maps.iter_mut().find(|m| m.section == section && m.data.is_some());
+            let slot = map.and_then(|m| m.data.as_mut()).and_then(|d| {
+                let at = symbol.value as usize;
+                d.bytes.get_mut(at..at + bytes.len()).filter(|_| bytes.len() as u64 == symbol.size)
+            });
+            slot.ok_or_else(|| invalid(format!("its type has {} bytes, its symbol {}", bytes.len(), symbol.size)))?
+                .copy_from_slice(&bytes);
+        }
+        Ok(maps)
+    }
+
+    fn variable(&self, btf: &Btf, section: usize, name: &str) -> Option<u32> {
+        let datasec = btf.find(&self.elf.sections[section].name, BtfKind::Datasec)?;
+        btf.section_vars(datasec).into_iter().map(|v| v.type_id).find(|id| btf.name(*id) == name)
+    }
+
+    fn global_names(&self) -> Vec<&str> {
+        let Some(btf) = &self.btf else { return Vec::new() };
+        self.maps
+            .iter()
+            .filter(|m| m.data.is_some())
+            .filter_map(|m| btf.find(&m.name, BtfKind::Datasec))
+            .flat_map(|d| btf.section_vars(d))
+            .map(|v| btf.name(v.type_id))
+            .collect()
+    }
+}

@@ -1,0 +1,261 @@
+//! The kernel's half of the kind table: how a target becomes a link.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use skep_object::kind::{KINDS, Kind};
+
+use crate::error::{Holder, KernelError};
+use crate::hook::{Hook, Target, XdpMode};
+use crate::netns;
+use crate::sys::link::{self, LinkTarget};
+use crate::sys::{netlink, perf, program};
+
+type Attach = fn(BorrowedFd<'_>, &Hook) -> Result<OwnedFd, KernelError>;
+
+/// One entry per row of [`KINDS`], in its order; a test holds it to that.
+static ATTACH: [(Kind, Attach); KINDS.len()] = [
+    (Kind::Xdp, xdp),
+    (Kind::Tcx, tcx),
+    (Kind::Tc, no_link),
+    (Kind::CgroupSkb, cgroup),
+    (Kind::CgroupSockAddr, cgroup),
+    (Kind::Tracepoint, tracepoint),
+    (Kind::RawTracepoint, raw_tracepoint),
+    (Kind::BtfTracepoint, loaded_target),
+    (Kind::Uprobe, uprobe),
+    (Kind::Uretprobe, uprobe),
+    (Kind::Kprobe, kprobe),
+    (Kind::Kretprobe, kprobe),
+    (Kind::Fentry, loaded_target),
+    (Kind::Fexit, loaded_target),
+];
+
+/// Attaches a program; the link lives as long as the descriptor or a pin of it.
+pub fn attach(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
+    ATTACH[hook.kind as usize].1(program, hook)
+}
+
+fn no_link(_: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
+    Err(wrong_target(hook))
+}
+
+/// The agent built a hook whose target is not of the kind's class: a defect of Skep, not of the node.
+fn wrong_target(hook: &Hook) -> KernelError {
+    KernelError::KernelUnsupported {
+        what: format!("{} on {}", hook.kind, hook.target.display()),
+        why: "this kind of target does not fit the kind of program".into(),
+    }
+}
+
+const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+
+fn xdp(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
+    let Target::Interface { netns, ifindex, name, .. } = &hook.target else { return Err(wrong_target(hook)) };
+    let flags = match hook.options.xdp_mode {
+        XdpMode::Auto => 0,
+        XdpMode::Native => XDP_FLAGS_DRV_MODE,
+        XdpMode::Generic => XDP_FLAGS_SKB_MODE,
+    };
+    let (index, attach_type) = (*ifindex, hook.attach_type);
+    let result = netns::within(Some(netns), || link::create(program, LinkTarget::Interface(index), attach_type, flags));
+    result.map_err(|e| match e.raw_os_error() {
+        Some(libc::EBUSY | libc::EEXIST) => {
+            KernelError::HookBusy { target: format!("xdp on interface {name}"), holder: xdp_holder(netns, index) }
+        }
+        Some(libc::EOPNOTSUPP) => KernelError::KernelUnsupported {
+            what: format!("xdp on interface {name}"),
+            why: "its driver has no native XDP; use mode: Generic or Auto".into(),
+        },
+        _ => interface_error("xdp", name, e),
+    })
+}
+
+fn xdp_holder(netns: &Path, ifindex: u32) -> Holder {
+    let id = netns::within(Some(netns), || netlink::xdp_program(ifindex)).ok().flatten().unwrap_or(0);
+    holder(id)
+}
+
+/// Names a program by its id.
+fn holder(id: u32) -> Holder {
+    let info = program::by_id(id).and_then(|fd| program::info(fd.as_fd()));
+    Holder { program_id: id, program_name: info.map(|i| i.name).unwrap_or_default() }
+}
+
+fn tcx(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
+    let Target::Interface { netns, ifindex, name, .. } = &hook.target else { return Err(wrong_target(hook)) };
+    let (index, attach_type) = (*ifindex, hook.attach_type);
+    let result = netns::within(Some(netns), || link::create(program, LinkTarget::Interface(index), attach_type, 0));
+    result.map_err(|e| match e.raw_os_error() {
+        Some(libc::ERANGE) => KernelError::LimitReached {
+            what: format!("tcx on interface {name}"),
+            limit: "the kernel takes 63 programs per interface and direction".into(),
+        },
+        Some(libc::EINVAL) => KernelError::KernelUnsupported {
+            what: format!("tcx on interface {name}"),
+            why: "tcx came with Linux 6.6; use the kind tc".into(),
+        },
+        _ => interface_error("tcx", name, e),
+    })
+}
+
+fn interface_error(what: &str, name: &str, error: io::Error) -> KernelError {
+    match error.raw_os_error() {
+        Some(libc::ENODEV | libc::ENXIO | libc::ENOENT) => {
+            KernelError::TargetNotFound { target: format!("interface {name}"), why: "it disappeared".into() }
+        }
+        Some(libc::EPERM) => KernelError::PermissionDenied {
+            what: format!("{what} on interface {name}"),
+            why: "CAP_NET_ADMIN is missing".into(),
+        },
+        _ => KernelError::Io { what: format!("{what} on interface {name}"), source: error },
+    }
+}
+
+fn cgroup(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
+    let Target::Cgroup { path, .. } = &hook.target else { return Err(wrong_target(hook)) };
+    let shown = path.display();
+    let what = || format!("{} on cgroup {shown}", hook.kind);
+    let gone = |why: &str| KernelError::TargetNotFound { target: format!("cgroup {shown}"), why: why.into() };
+    let directory = File::open(path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => gone("no such directory below the cgroup v2 mount"),
+        _ => KernelError::Io { what: what(), source: e },
+    })?;
+    link::create(program, LinkTarget::Fd(directory.as_fd()), hook.attach_type, 0).map_err(|e| match e.raw_os_error() {
+        Some(libc::EBADF) => gone("it is not a cgroup v2 directory"),
+        Some(libc::ENOENT | libc::ENODEV) => gone("it disappeared"),
+        Some(libc::E2BIG) => {
+            KernelError::LimitReached { what: what(), limit: "the kernel takes 64 programs per cgroup and hook".into() }
+        }
+        Some(libc::EPERM) => KernelError::HookBusy { target: what(), holder: holder(0) },
+        _ => KernelError::Io { what: what(), source: e },
+    })
+}
+
+fn tracepoint(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
+    let Target::Event(name) = &hook.target else { return Err(wrong_target(hook)) };
+    let id = Path::new("/sys/kernel/tracing/events").join(name).join("id");
+    let text = std::fs::read_to_string(&id).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound if !Path::new("/sys/kernel/tracing/events").exists() => {
+            KernelError::KernelUnsupported {
+                what: format!("tracepoint {name}"),
+                why: "tracefs is not mounted at /sys/kernel/tracing".into(),
+            }
+        }
+        io::ErrorKind::NotFound => KernelError::TargetNotFound {
+            target: format!("tracepoint {name}"),
+            why: "this kernel has no such event; /sys/kernel/tracing/events lists them".into(),
+        },
+        _ => KernelError::Io { what: format!("tracepoint {name}: reading its id"), source: e },
+    })?;
+    let id = text.trim().parse().map_err(|_| KernelError::Io {
+        what: format!("tracepoint {name}"),
+        source: io::Error::new(io::ErrorKind::InvalidData, "its id is not a number"),
+    })?;
+    let event = perf::tracepoint(id).map_err(KernelError::io(format!("tracepoint {name}: opening the event")))?;
+    perf_link(program, &event, hook)
+}
+
+fn perf_link(program: BorrowedFd<'_>, event: &OwnedFd, hook: &Hook) -> Result<OwnedFd, KernelError> {
+    link::create(program, LinkTarget::Fd(event.as_fd()), hook.attach_type, 0).map_err(KernelError::io(format!(
+        "{} on {}: linking",
+        hook.kind,
+        hook.target.display()
+    )))
+}
+
+fn raw_tracepoint(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
+    let Target::Event(name) = &hook.target else { return Err(wrong_target(hook)) };
+    link::raw_tracepoint(program, Some(name)).map_err(|e| match e.raw_os_error() {
+        Some(libc::ENOENT) => KernelError::TargetNotFound {
+            target: format!("raw tracepoint {name}"),
+            why: "this kernel has no such tracepoint".into(),
+        },
+        _ => KernelError::Io { what: format!("raw tracepoint {name}"), source: e },
+    })
+}
+
+fn loaded_target(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
+    link::raw_tracepoint(program, None).map_err(|e| match e.raw_os_error() {
+        Some(libc::EBUSY) => {
+            KernelError::HookBusy { target: format!("{} on {}", hook.kind, hook.target.display()), holder: holder(0) }
+        }
+        _ => KernelError::Io { what: format!("{} on {}", hook.kind, hook.target.display()), source: e },
+    })
+}
+
+fn uprobe(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
+    let Target::Binary { path, offset, name, .. } = &hook.target else { return Err(wrong_target(hook)) };
+    let shown = path.to_string_lossy();
+    let event = probe_event("uprobe", hook, &shown, *offset).map_err(|e| match e {
+        ProbeError::NoPmu => no_pmu("uprobe", "CONFIG_UPROBE_EVENTS"),
+        ProbeError::Open(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => {
+            KernelError::TargetNotFound {
+                target: name.clone(),
+                why: format!("{shown} cannot be probed at offset {offset:#x}: {e}"),
+            }
+        }
+        ProbeError::Open(e) => KernelError::Io { what: format!("{} on {name}", hook.kind), source: e },
+    })?;
+    perf_link(program, &event, hook)
+}
+
+fn kprobe(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
+    let Target::Function { name, offset } = &hook.target else { return Err(wrong_target(hook)) };
+    let event = probe_event("kprobe", hook, name, *offset).map_err(|e| match e {
+        ProbeError::NoPmu => no_pmu("kprobe", "CONFIG_KPROBE_EVENTS"),
+        ProbeError::Open(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EINVAL | libc::EADDRNOTAVAIL)) => {
+            KernelError::TargetNotFound {
+                target: format!("kernel function {}", hook.target.display()),
+                why: format!("it does not exist or cannot be probed ({e}); /proc/kallsyms lists functions"),
+            }
+        }
+        ProbeError::Open(e) => KernelError::Io { what: format!("{} on {name}", hook.kind), source: e },
+    })?;
+    perf_link(program, &event, hook)
+}
+
+fn no_pmu(what: &str, config: &str) -> KernelError {
+    KernelError::KernelUnsupported { what: what.into(), why: format!("this kernel is built without {config}") }
+}
+
+enum ProbeError {
+    NoPmu,
+    Open(io::Error),
+}
+
+fn probe_event(pmu: &str, hook: &Hook, name: &str, offset: u64) -> Result<OwnedFd, ProbeError> {
+    let on_return = matches!(hook.kind, Kind::Uretprobe | Kind::Kretprobe);
+    let device = Path::new("/sys/bus/event_source/devices").join(pmu);
+    let read = |file: &str| std::fs::read_to_string(device.join(file));
+    let event_type = read("type").ok().and_then(|t| t.trim().parse().ok()).ok_or(ProbeError::NoPmu)?;
+    // "config:0": the bit that asks for the return.
+    let bit = read("format/retprobe").ok().and_then(|t| t.trim().strip_prefix("config:")?.parse().ok()).unwrap_or(0);
+    perf::probe(event_type, on_return.then_some(bit), name, offset).map_err(ProbeError::Open)
+}
+
+/// What a file is, whatever its path: its file system's device, inode and birth. A file that is copied again has the
+/// same device and inode, but not the same birth.
+pub fn file_identity(path: &Path) -> io::Result<String> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::metadata(path)?;
+    let born = meta.created().ok().and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+    let born =
+        born.map_or_else(|| format!("c{}.{}", meta.ctime(), meta.ctime_nsec()), |d| format!("b{}", d.as_nanos()));
+    Ok(format!("{:x}.{:x}.{born}", meta.dev(), meta.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_in_the_order_of_the_rows() {
+        for (i, (kind, _)) in ATTACH.iter().enumerate() {
+            assert_eq!(*kind, KINDS[i].kind);
+        }
+    }
+}

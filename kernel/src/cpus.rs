@@ -1,0 +1,32 @@
+//! How many CPUs the kernel may ever have: per-CPU values have that many parts.
+
+use std::io;
+use std::sync::OnceLock;
+
+/// Possible CPUs, from /sys/devices/system/cpu/possible.
+pub fn possible() -> io::Result<u32> {
+    static POSSIBLE: OnceLock<u32> = OnceLock::new();
+    if let Some(n) = POSSIBLE.get() {
+        return Ok(*n);
+    }
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
+    let count =
+        parse(text.trim()).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "cpu/possible is unreadable"))?;
+    Ok(*POSSIBLE.get_or_init(|| count))
+}
+
+/// The kernel's list format: `0-3,8`. Ids need not be contiguous; values are laid out by id.
+fn parse(list: &str) -> Option<u32> {
+    list.rsplit(['-', ',']).next()?.parse::<u32>().ok()?.checked_add(1)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn lists_are_read_to_their_last_cpu() {
+        assert_eq!(super::parse("0"), Some(1));
+        assert_eq!(super::parse("0-1"), Some(2));
+        assert_eq!(super::parse("0-3,8"), Some(9));
+        assert_eq!(super::parse(""), None);
+    }
+}

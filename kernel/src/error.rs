@@ -1,0 +1,131 @@
+//! Why the kernel did not do what was asked, in words for the person who asked.
+
+use std::io;
+use std::path::PathBuf;
+
+use skep_object::ObjectError;
+
+/// [`KernelError::reason`] is the word that status, Events and metrics use.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    #[error("{function}: {message}")]
+    VerifierRejected { function: String, message: String, log: String },
+    #[error("{what}: {why}")]
+    KernelUnsupported { what: String, why: String },
+    #[error("{what}: permission denied: {why}")]
+    PermissionDenied { what: String, why: String },
+    #[error("{target} not found: {why}")]
+    TargetNotFound { target: String, why: String },
+    #[error("{target} is held by {holder}")]
+    HookBusy { target: String, holder: Holder },
+    #[error("{what}: {limit}")]
+    LimitReached { what: String, limit: String },
+    #[error(
+        "map {map}: no memory for {entries} entries ({bytes} bytes of keys and values); lower maxEntries or raise the agent's memory limit"
+    )]
+    NodeFull { map: String, entries: u32, bytes: u64 },
+    #[error("map {map}: {why}")]
+    MapIncompatible { map: String, why: String },
+    #[error("{what}: {source}")]
+    Io { what: String, source: io::Error },
+    #[error("{path} is not a bpffs; mount one with `mount -t bpf bpf {path}`", path = .path.display())]
+    NoBpffs { path: PathBuf },
+}
+
+/// Who is on a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    pub program_id: u32,
+    pub program_name: String,
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.program_id == 0 {
+            return f.write_str("another program");
+        }
+        write!(f, "program {} (id {})", self.program_name, self.program_id)
+    }
+}
+
+impl KernelError {
+    /// The reason out of Skep's closed list.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            KernelError::Object(e) => e.reason(),
+            KernelError::VerifierRejected { .. } => "VerifierRejected",
+            KernelError::KernelUnsupported { .. } => "KernelUnsupported",
+            KernelError::PermissionDenied { .. } => "PermissionDenied",
+            KernelError::TargetNotFound { .. } => "TargetNotFound",
+            KernelError::HookBusy { .. } => "HookBusy",
+            KernelError::LimitReached { .. } => "LimitReached",
+            KernelError::NodeFull { .. } => "NodeFull",
+            KernelError::MapIncompatible { .. } => "MapIncompatible",
+            KernelError::NoBpffs { .. } => "KernelUnsupported",
+            KernelError::Io { .. } => "Internal",
+        }
+    }
+
+    /// The verifier's log; empty for all but its refusals.
+    pub fn log(&self) -> &str {
+        if let KernelError::VerifierRejected { log, .. } = self { log } else { "" }
+    }
+
+    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> KernelError {
+        let what = what.into();
+        move |source| KernelError::Io { what, source }
+    }
+
+    /// A refused program load: the verifier's doing if it left a log, else the kernel's policy or age.
+    pub(crate) fn refused_load(function: &str, refused: crate::sys::program::Refused) -> KernelError {
+        let log = refused.log;
+        if let Some(message) = verdict(&log) {
+            return KernelError::VerifierRejected { function: function.to_owned(), message, log };
+        }
+        let what = format!("{function}: loading");
+        match refused.error.raw_os_error() {
+            Some(libc::EPERM) => KernelError::PermissionDenied {
+                what,
+                why: "the kernel refuses this kind of program without a word (missing capability, lockdown, or a patched kernel)".into(),
+            },
+            Some(libc::EINVAL | libc::EOPNOTSUPP) => {
+                KernelError::KernelUnsupported { what, why: format!("this kernel does not know this kind of program ({})", refused.error) }
+            }
+            Some(libc::E2BIG) => KernelError::LimitReached { what, limit: "it has more instructions than the kernel takes".into() },
+            _ => KernelError::Io { what, source: refused.error },
+        }
+    }
+}
+
+/// The verifier's reason, with the source line it stands at when the log has one.
+fn verdict(log: &str) -> Option<String> {
+    let trailer = ["processed ", "verification time", "stack depth", "max_states", "-- BEGIN", "-- END"];
+    let lines: Vec<&str> =
+        log.lines().filter(|l| !l.trim().is_empty() && !trailer.iter().any(|t| l.starts_with(t))).collect();
+    let reason = lines.last()?.trim();
+    let source = lines.iter().rev().find_map(|l| l.strip_prefix("; "));
+    Some(match source.map(|s| s.rsplit_once(" @ ").map_or(s, |(_, place)| place)) {
+        Some(place) if place != reason => format!("{reason} at {}", place.trim()),
+        _ => reason.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::verdict;
+
+    #[test]
+    fn the_verdict_names_reason_and_source_line() {
+        let log = "0: R1=ctx() R10=fp0\n; return *(int *)p; @ flows.bpf.c:22\n3: (61) r0 = *(u32 *)(r1 +0)\n\
+                   R1 invalid mem access 'scalar'\nprocessed 4 insns (limit 1000000) max_states_per_insn 0\n";
+        assert_eq!(verdict(log).as_deref(), Some("R1 invalid mem access 'scalar' at flows.bpf.c:22"));
+    }
+
+    #[test]
+    fn no_log_is_no_verdict() {
+        assert_eq!(verdict(""), None);
+        assert_eq!(verdict("processed 0 insns (limit 1000000)\n"), None);
+    }
+}

@@ -1,0 +1,148 @@
+//! One function on one hook: what a link is made of, and the name it is pinned under.
+
+use std::path::PathBuf;
+
+use sha2::{Digest, Sha256};
+use skep_object::kind::{Kind, LoadAttributes};
+
+/// A hook, with its target found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    pub kind: Kind,
+    /// The link's attach type where the kind has several (a direction, a socket call); else the row's.
+    pub attach_type: u32,
+    pub target: Target,
+    pub options: Options,
+}
+
+/// Options that a link update cannot change: they are part of the link's identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pub xdp_mode: XdpMode,
+    /// tc only: the filter's priority; 0: Skep's default.
+    pub tc_priority: u16,
+}
+
+/// How an XDP program is run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver where it can, else generic.
+    #[default]
+    Auto,
+    Native,
+    Generic,
+}
+
+/// What a hook is on. Numbers that the kernel uses again are paired with one that it does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Interface {
+        /// A path to the network namespace, e.g. /proc/1/ns/net.
+        netns: PathBuf,
+        /// SO_NETNS_COOKIE: never used again, unlike the inode.
+        cookie: u64,
+        ifindex: u32,
+        name: String,
+    },
+    Cgroup {
+        path: PathBuf,
+        /// The cgroup's id, never used again.
+        id: u64,
+    },
+    /// `category/name` of a tracepoint, or the name of a raw one.
+    Event(String),
+    Function {
+        name: String,
+        offset: u64,
+    },
+    Binary {
+        /// Where to open the file: for a container's below /proc/PID/root.
+        path: PathBuf,
+        /// What the file is, whatever its path: see [`crate::attach::file_identity`].
+        identity: String,
+        offset: u64,
+        /// For people: library and symbol.
+        name: String,
+    },
+}
+
+impl Target {
+    /// For people: an interface's name, a cgroup's path, a function.
+    pub fn display(&self) -> String {
+        match self {
+            Target::Interface { name, .. } => name.clone(),
+            Target::Cgroup { path, .. } => path.display().to_string(),
+            Target::Event(name) => name.clone(),
+            Target::Function { name, offset: 0 } => name.clone(),
+            Target::Function { name, offset } => format!("{name}+{offset:#x}"),
+            Target::Binary { name, .. } => name.clone(),
+        }
+    }
+    /// What tells this target from all others, for good.
+    fn identity(&self) -> String {
+        match self {
+            Target::Interface { cookie, ifindex, .. } => format!("if:{cookie}:{ifindex}"),
+            Target::Cgroup { id, .. } => format!("cgroup:{id}"),
+            Target::Event(name) => format!("event:{name}"),
+            Target::Function { name, offset } => format!("func:{name}:{offset}"),
+            Target::Binary { identity, offset, .. } => format!("file:{identity}:{offset}"),
+        }
+    }
+    /// The name that load-time attributes may hold on to.
+    fn name(&self) -> &str {
+        match self {
+            Target::Event(name) | Target::Function { name, .. } => name,
+            _ => "",
+        }
+    }
+}
+
+impl Hook {
+    /// What must be fixed when a function from `section` is loaded for this hook.
+    pub fn load_attributes(&self, section: &str) -> LoadAttributes {
+        LoadAttributes::new(self.kind, self.attach_type, self.target.name(), section)
+    }
+
+    /// The name of the link's pin: a hash of the function, the hook, the target and every option that a link update
+    /// cannot change. It says what should be there; whether it lives is the kernel's to say.
+    pub fn link_name(&self, function: &str) -> String {
+        let Options { xdp_mode, tc_priority } = self.options;
+        let text = format!(
+            "{function}\n{}\n{}\n{}\n{xdp_mode:?}\n{tc_priority}",
+            self.kind,
+            self.attach_type,
+            self.target.identity()
+        );
+        hex_prefix(text.as_bytes())
+    }
+}
+
+/// The name of a program's pin: its function, and a hash of what the kernel fixes at load.
+pub fn program_pin(function: &str, attributes: &LoadAttributes) -> String {
+    format!("{function}+{}", &hex_prefix(attributes.canonical().as_bytes())[..10])
+}
+
+fn hex_prefix(data: &[u8]) -> String {
+    Sha256::digest(data).iter().take(10).map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn xdp(cookie: u64, name: &str) -> Hook {
+        let netns = PathBuf::from("/proc/1/ns/net");
+        let target = Target::Interface { netns, cookie, ifindex: 3, name: name.into() };
+        Hook { kind: Kind::Xdp, attach_type: 37, target, options: Options::default() }
+    }
+
+    #[test]
+    fn a_renamed_device_keeps_its_link_and_a_reused_index_does_not() {
+        assert_eq!(xdp(1, "eth0").link_name("f"), xdp(1, "lan0").link_name("f"));
+        assert_ne!(xdp(1, "eth0").link_name("f"), xdp(2, "eth0").link_name("f"));
+        assert_ne!(xdp(1, "eth0").link_name("f"), xdp(1, "eth0").link_name("g"));
+        let mut generic = xdp(1, "eth0");
+        generic.options.xdp_mode = XdpMode::Generic;
+        assert_ne!(generic.link_name("f"), xdp(1, "eth0").link_name("f"));
+    }
+}

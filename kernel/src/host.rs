@@ -1,0 +1,233 @@
+//! The real kernel, by bpffs.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use skep_object::core::TargetBtf;
+use skep_object::kind::UpdateWay;
+
+use crate::attach;
+use crate::bpffs::{self, Bpffs, escape};
+use crate::error::KernelError;
+use crate::hook::Hook;
+use crate::load::{self, Loaded};
+use crate::observe;
+use crate::seam::{Kernel, LoadOutcome, LoadRequest, Observed, ProgramAt};
+use crate::sys::{self, link, program};
+
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// This host's kernel, with Skep's directory in a bpffs.
+#[derive(Debug)]
+pub struct Host {
+    bpffs: Bpffs,
+    /// Parsed at first use: it takes tens of milliseconds, and 16 MB.
+    types: OnceLock<Option<Arc<TargetBtf>>>,
+}
+
+impl Host {
+    /// `root` is Skep's directory, e.g. /sys/fs/bpf/skep; its parent must be in a bpffs.
+    pub fn open(root: &Path) -> Result<Self, KernelError> {
+        Ok(Host { bpffs: Bpffs::open(root)?, types: OnceLock::new() })
+    }
+    pub fn bpffs(&self) -> &Bpffs {
+        &self.bpffs
+    }
+    /// The running kernel's types; `None` where it has none.
+    pub fn types(&self) -> Option<Arc<TargetBtf>> {
+        self.types.get_or_init(|| TargetBtf::parse(&std::fs::read(VMLINUX).ok()?).ok().map(Arc::new)).clone()
+    }
+    /// Parsed only if the request has to do with the kernel's types.
+    fn types_for(&self, request: &LoadRequest) -> Option<Arc<TargetBtf>> {
+        let by_btf = request.variants.iter().any(|v| v.attributes.attach_to != skep_object::kind::AttachTo::Nothing);
+        if by_btf || request.object.has_core_relocations() { self.types() } else { None }
+    }
+
+    /// Opens a map of a load, or a kept one.
+    pub fn open_map(&self, uid: &str, load: &str, map: &str) -> Result<OwnedFd, KernelError> {
+        let path = self.bpffs.load(uid, load).join("maps").join(escape(map));
+        sys::open_pin(&path).map_err(KernelError::io(format!("opening map {map}")))
+    }
+
+    fn program_fd(&self, uid: &str, program: &ProgramAt) -> Result<OwnedFd, KernelError> {
+        let path = self.bpffs.load(uid, &program.load).join("progs").join(escape(&program.pin));
+        sys::open_pin(&path).map_err(KernelError::io(format!("opening program {}", program.pin)))
+    }
+
+    /// The variants that a complete load lacks, with the load's own maps.
+    fn complete(&self, uid: &str, name: &str, request: &LoadRequest) -> Result<LoadOutcome, KernelError> {
+        let dir = self.bpffs.load(uid, name);
+        let present = bpffs::list(&dir.join("progs"))?;
+        let mut missing = request.clone();
+        missing.variants.retain(|v| !present.contains(&v.pin()));
+        if missing.variants.is_empty() {
+            return Ok(LoadOutcome::default());
+        }
+        let mut reuse = BTreeMap::new();
+        for map in bpffs::list(&dir.join("maps"))? {
+            reuse.insert(map.clone(), self.open_map(uid, name, &map)?);
+        }
+        let known: Vec<String> = reuse.keys().cloned().collect();
+        let loaded = load::load(&missing, reuse, self.types_for(&missing).as_deref())?;
+        for (map, fd) in loaded.maps.iter().filter(|(m, _)| !known.contains(m)) {
+            pin(fd, &dir.join("maps").join(escape(map)))?;
+        }
+        // Each pin is whole by itself: after a crash the rest is still missing, and is loaded then.
+        for (program, fd) in &loaded.programs {
+            pin(fd, &dir.join("progs").join(escape(program)))?;
+        }
+        self.publish_kept(uid, name, request)?;
+        Ok(LoadOutcome::default())
+    }
+
+    fn stage(&self, dir: &Path, loaded: &Loaded) -> Result<(), KernelError> {
+        bpffs::make_dir(&dir.join("progs"))?;
+        bpffs::make_dir(&dir.join("maps"))?;
+        for (map, fd) in &loaded.maps {
+            pin(fd, &dir.join("maps").join(escape(map)))?;
+        }
+        for (program, fd) in &loaded.programs {
+            pin(fd, &dir.join("progs").join(escape(program)))?;
+        }
+        Ok(())
+    }
+
+    /// Kept maps that fit the request, open; and those that do not, with what differs.
+    fn kept(&self, uid: &str, request: &LoadRequest) -> Result<(BTreeMap<String, OwnedFd>, LoadOutcome), KernelError> {
+        let (mut reuse, mut outcome) = (BTreeMap::new(), LoadOutcome::default());
+        for name in bpffs::list(&self.bpffs.kept_maps(uid))? {
+            let Some(def) = request.maps.iter().find(|m| m.name == name && request.keep.contains(&name)) else {
+                continue;
+            };
+            let path = self.bpffs.kept_maps(uid).join(escape(&name));
+            let fd = sys::open_pin(&path).map_err(KernelError::io(format!("opening the kept map {name}")))?;
+            match observe::incompatibility(def, request, fd.as_fd())? {
+                None => {
+                    reuse.insert(name, fd);
+                }
+                Some(difference) => {
+                    outcome.reset.insert(name, difference);
+                }
+            }
+        }
+        Ok((reuse, outcome))
+    }
+
+    /// Makes the kept maps' lasting path show those of `load`: what a crash left undone is done by the next call.
+    fn publish_kept(&self, uid: &str, load: &str, request: &LoadRequest) -> Result<(), KernelError> {
+        let kept = self.bpffs.kept_maps(uid);
+        bpffs::make_dir(&kept)?;
+        for name in bpffs::list(&self.bpffs.load(uid, load).join("maps"))? {
+            if !request.keep.contains(&name) {
+                continue;
+            }
+            let fd = self.open_map(uid, load, &name)?;
+            let path = kept.join(escape(&name));
+            let staged = kept.join(format!("{}~", escape(&name)));
+            bpffs::unpin(&staged)?;
+            pin(&fd, &staged)?;
+            rename(&staged, &path)?;
+        }
+        for name in bpffs::list(&kept)? {
+            if !request.keep.contains(&name) {
+                bpffs::unpin(&kept.join(escape(&name)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn pin(fd: &OwnedFd, path: &Path) -> Result<(), KernelError> {
+    sys::pin(fd.as_fd(), path).map_err(KernelError::io(format!("pinning {}", path.display())))
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), KernelError> {
+    std::fs::rename(from, to).map_err(KernelError::io(format!("renaming {} to {}", from.display(), to.display())))
+}
+
+impl Kernel for Host {
+    fn programs(&self) -> Result<Vec<String>, KernelError> {
+        self.bpffs.programs()
+    }
+
+    fn observe(&self, uid: &str) -> Result<Observed, KernelError> {
+        observe::observe(&self.bpffs, uid)
+    }
+
+    fn load(&self, uid: &str, name: &str, request: &LoadRequest) -> Result<LoadOutcome, KernelError> {
+        if self.bpffs.load(uid, name).exists() {
+            return self.complete(uid, name, request);
+        }
+        let (reuse, outcome) = self.kept(uid, request)?;
+        let loaded = load::load(request, reuse, self.types_for(request).as_deref())?;
+        let staged = self.bpffs.staged_load(uid, name);
+        bpffs::remove_tree(&staged)?;
+        if let Err(e) = self.stage(&staged, &loaded) {
+            // The error that stopped us is the one to tell; what is left ends in `~` and goes with the next pass.
+            let _ = bpffs::remove_tree(&staged);
+            return Err(e);
+        }
+        rename(&staged, &self.bpffs.load(uid, name))?;
+        self.publish_kept(uid, name, request)?;
+        Ok(outcome)
+    }
+
+    fn attach(&self, uid: &str, name: &str, hook: &Hook, program: &ProgramAt) -> Result<(), KernelError> {
+        let program = self.program_fd(uid, program)?;
+        bpffs::make_dir(&self.bpffs.links(uid))?;
+        let link = attach::attach(program.as_fd(), hook)?;
+        // Not pinned, the link goes with its descriptor: a failure here leaves nothing.
+        pin(&link, &self.bpffs.link(uid, name))
+    }
+
+    fn replace(&self, uid: &str, name: &str, hook: &Hook, old: u32, program: &ProgramAt) -> Result<(), KernelError> {
+        let new = self.program_fd(uid, program)?;
+        let path = self.bpffs.link(uid, name);
+        match hook.kind.row().update {
+            UpdateWay::Swap => {
+                let what = || format!("updating {} on {}", hook.kind, hook.target.display());
+                let link = sys::open_pin(&path).map_err(KernelError::io(what()))?;
+                let old = program::by_id(old).map_err(KernelError::io(what()))?;
+                link::replace(link.as_fd(), new.as_fd(), old.as_fd()).map_err(KernelError::io(what()))
+            }
+            UpdateWay::Beside => {
+                let link = attach::attach(new.as_fd(), hook)?;
+                let staged = PathBuf::from(format!("{}~", path.display()));
+                bpffs::unpin(&staged)?;
+                pin(&link, &staged)?;
+                rename(&staged, &path)
+            }
+        }
+    }
+
+    fn detach(&self, uid: &str, name: &str) -> Result<(), KernelError> {
+        let path = self.bpffs.link(uid, name);
+        if let Ok(link) = sys::open_pin(&path) {
+            // At once where the kernel can; the others go with the pin.
+            let _ = link::detach(link.as_fd());
+        }
+        bpffs::unpin(&path)
+    }
+
+    fn remove_load(&self, uid: &str, name: &str) -> Result<(), KernelError> {
+        bpffs::remove_tree(&self.bpffs.load(uid, name))
+    }
+
+    fn discard(&self, uid: &str, staged: &str) -> Result<(), KernelError> {
+        let Some(base) = staged.strip_suffix('~') else { return Ok(()) };
+        bpffs::remove_tree(&self.bpffs.staged_load(uid, base))?;
+        for dir in [self.bpffs.links(uid), self.bpffs.kept_maps(uid)] {
+            bpffs::unpin(&dir.join(format!("{}~", escape(base))))?;
+        }
+        Ok(())
+    }
+
+    fn remove_program(&self, uid: &str) -> Result<(), KernelError> {
+        for link in bpffs::list(&self.bpffs.links(uid))? {
+            self.detach(uid, &link)?;
+        }
+        bpffs::remove_tree(&self.bpffs.program(uid))
+    }
+}

@@ -1,0 +1,202 @@
+//! Loading: maps are made, programs get their descriptors and go to the verifier. Nothing is pinned here: a failure
+//! leaves nothing behind but dropped descriptors.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use skep_object::btf::Kind as BtfKind;
+use skep_object::btf::sanitize::BtfFeatures;
+use skep_object::core::TargetBtf;
+use skep_object::kind::AttachTo;
+use skep_object::link::LinkedProgram;
+use skep_object::map::{MapDef, map_type};
+use skep_object::{InitialValue, ObjectError};
+
+use crate::error::KernelError;
+use crate::seam::{LoadRequest, Variant};
+use crate::sys::map::Map;
+use crate::sys::{self, program};
+
+/// Everything of a load, by descriptor.
+#[derive(Debug)]
+pub struct Loaded {
+    pub maps: BTreeMap<String, OwnedFd>,
+    /// By pin name.
+    pub programs: BTreeMap<String, OwnedFd>,
+}
+
+/// Loads all variants of a request. Maps in `reuse` are taken as they are, the others are made.
+pub fn load(
+    request: &LoadRequest,
+    mut reuse: BTreeMap<String, OwnedFd>,
+    target: Option<&TargetBtf>,
+) -> Result<Loaded, KernelError> {
+    let object = &request.object;
+    let selection = object.select(request.variants.iter().map(|v| v.function.as_str()))?;
+    let linked = object.link(&selection, target)?;
+    let btf = load_btf(request);
+    let btf = btf.as_ref().map(AsFd::as_fd);
+
+    let mut maps: BTreeMap<usize, OwnedFd> = BTreeMap::new();
+    let mut fresh = Vec::new();
+    for index in &selection.maps {
+        let def = &request.maps[*index];
+        let fd = match reuse.remove(&def.name) {
+            Some(fd) => fd,
+            None => {
+                fresh.push(*index);
+                create_map(def, btf)?
+            }
+        };
+        maps.insert(*index, fd);
+    }
+    for index in &fresh {
+        fill_inner_maps(request, *index, &maps)?;
+    }
+
+    let mut programs = BTreeMap::new();
+    let mut by_function = BTreeMap::new();
+    for key in &selection.programs {
+        let Some(function) = object.function(*key) else { continue };
+        for variant in variants_of(request, &function.name) {
+            let fd = load_program(request, &linked[key], &variant, &maps, btf, target)?;
+            by_function.entry(*key).or_insert_with(|| variant.pin());
+            programs.insert(variant.pin(), fd);
+        }
+    }
+    for index in &fresh {
+        for entry in object.initial_entries(*index) {
+            let InitialValue::Program(key) = entry.value else { continue };
+            if let Some(fd) = by_function.get(&key).and_then(|pin| programs.get(pin)) {
+                set_slot(&request.maps[*index], &maps[index], entry.slot, fd)?;
+            }
+        }
+    }
+    let maps = maps.into_iter().map(|(i, fd)| (request.maps[i].name.clone(), fd)).collect();
+    Ok(Loaded { maps, programs })
+}
+
+/// A program that was not asked for by name is in a program array: it is loaded like the one that calls it.
+fn variants_of(request: &LoadRequest, function: &str) -> Vec<Variant> {
+    let own: Vec<Variant> = request.variants.iter().filter(|v| v.function == function).cloned().collect();
+    if !own.is_empty() {
+        return own;
+    }
+    let like = request.variants.first().map(|v| v.attributes.clone());
+    like.map(|attributes| Variant { function: function.to_owned(), attributes }).into_iter().collect()
+}
+
+/// Type information is a help, not a must: a kernel that refuses it gets none.
+fn load_btf(request: &LoadRequest) -> Option<OwnedFd> {
+    const OLD: BtfFeatures = BtfFeatures { decl_tag: false, type_tag: false, enum64: false };
+    [BtfFeatures::ALL, OLD]
+        .into_iter()
+        .find_map(|features| sys::load_btf(&request.object.btf_for_kernel(features)?).ok())
+}
+
+/// Makes a map and gives it its initial data.
+pub fn create_map(def: &MapDef, btf: Option<BorrowedFd<'_>>) -> Result<OwnedFd, KernelError> {
+    let inner = def.inner.as_ref().map(|inner| create_map(inner, btf)).transpose()?;
+    let fd = sys::map::create(def, btf, inner.as_ref().map(AsFd::as_fd)).map_err(|e| refused_map(def, e))?;
+    if let Some(data) = &def.data {
+        let failed = |e| KernelError::Io { what: format!("map {}: writing its initial data", def.name), source: e };
+        if data.bytes.iter().any(|b| *b != 0) {
+            let map = Map::new(fd.try_clone().map_err(failed)?).map_err(failed)?;
+            map.update(&0u32.to_ne_bytes(), &data.bytes, 0).map_err(failed)?;
+        }
+        if data.read_only {
+            sys::map::freeze(fd.as_fd()).map_err(failed)?;
+        }
+    }
+    Ok(fd)
+}
+
+fn refused_map(def: &MapDef, error: io::Error) -> KernelError {
+    let bytes = u64::from(def.max_entries) * (u64::from(def.key_size) + u64::from(def.value_size));
+    let shape = format!(
+        "{} with keys of {} and values of {} bytes, {} entries, flags {:#x}",
+        sys::map::type_name(def.map_type),
+        def.key_size,
+        def.value_size,
+        def.max_entries,
+        def.flags
+    );
+    match error.raw_os_error() {
+        Some(libc::ENOMEM) => KernelError::NodeFull { map: def.name.clone(), entries: def.max_entries, bytes },
+        Some(libc::EINVAL | libc::E2BIG) => KernelError::Object(ObjectError::BadMap {
+            map: def.name.clone(),
+            reason: format!("the kernel refuses its definition or does not know its type ({shape}): {error}"),
+        }),
+        Some(libc::EPERM) => KernelError::PermissionDenied {
+            what: format!("map {}: creating a {shape}", def.name),
+            why: "CAP_BPF or CAP_SYS_ADMIN is missing".into(),
+        },
+        _ => KernelError::Io { what: format!("map {}: creating a {shape}", def.name), source: error },
+    }
+}
+
+fn fill_inner_maps(request: &LoadRequest, index: usize, maps: &BTreeMap<usize, OwnedFd>) -> Result<(), KernelError> {
+    for entry in request.object.initial_entries(index) {
+        if let InitialValue::Map(inner) = entry.value {
+            set_slot(&request.maps[index], &maps[&index], entry.slot, &maps[&inner])?;
+        }
+    }
+    Ok(())
+}
+
+/// Sets a slot of an array of descriptors.
+fn set_slot(def: &MapDef, map: &OwnedFd, slot: u32, value: &OwnedFd) -> Result<(), KernelError> {
+    use std::os::fd::AsRawFd;
+    debug_assert!(matches!(def.map_type, map_type::PROG_ARRAY | map_type::ARRAY_OF_MAPS | map_type::HASH_OF_MAPS));
+    let failed = |e| KernelError::Io { what: format!("map {}: filling slot {slot}", def.name), source: e };
+    let map = Map::new(map.try_clone().map_err(failed)?).map_err(failed)?;
+    map.update(&slot.to_ne_bytes(), &value.as_raw_fd().to_ne_bytes(), 0).map_err(failed)
+}
+
+fn load_program(
+    request: &LoadRequest,
+    linked: &LinkedProgram,
+    variant: &Variant,
+    maps: &BTreeMap<usize, OwnedFd>,
+    btf: Option<BorrowedFd<'_>>,
+    target: Option<&TargetBtf>,
+) -> Result<OwnedFd, KernelError> {
+    use std::os::fd::AsRawFd;
+    let mut insns = linked.insns.clone();
+    for reference in &linked.maps {
+        insns[reference.slot].imm = maps[&reference.map].as_raw_fd();
+    }
+    let attributes = &variant.attributes;
+    let load = program::Load {
+        name: &variant.function,
+        program_type: attributes.program_type,
+        expected_attach_type: attributes.expected_attach_type,
+        flags: attributes.flags,
+        insns: &insns,
+        license: request.object.license(),
+        btf,
+        func_info: &linked.func_info,
+        line_info: &linked.line_info,
+        attach_btf_id: attach_btf_id(&variant.function, &attributes.attach_to, target)?,
+    };
+    load.run().map_err(|refused| KernelError::refused_load(&variant.function, refused))
+}
+
+fn attach_btf_id(function: &str, to: &AttachTo, target: Option<&TargetBtf>) -> Result<u32, KernelError> {
+    let (what, name, kind) = match to {
+        AttachTo::Nothing => return Ok(0),
+        AttachTo::Function(name) => ("kernel function", name.clone(), BtfKind::Func),
+        AttachTo::Tracepoint(name) => ("tracepoint", format!("btf_trace_{name}"), BtfKind::Typedef),
+    };
+    let Some(target) = target else {
+        return Err(KernelError::KernelUnsupported {
+            what: format!("{function}: attaching by BTF"),
+            why: "this kernel has no /sys/kernel/btf/vmlinux (CONFIG_DEBUG_INFO_BTF)".into(),
+        });
+    };
+    target.types().find(&name, kind).ok_or_else(|| KernelError::TargetNotFound {
+        target: format!("{what} {}", name.trim_start_matches("btf_trace_")),
+        why: "the kernel's BTF does not name it; it may be inlined, static, or of another release".into(),
+    })
+}

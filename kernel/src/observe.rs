@@ -1,0 +1,116 @@
+//! What is there: bpffs read back, each object asked what it is.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use skep_object::btf::Btf;
+use skep_object::btf::desc::TypeDesc;
+use skep_object::map::MapDef;
+
+use crate::bpffs::{self, Bpffs, escape};
+use crate::error::KernelError;
+use crate::load::create_map;
+use crate::seam::{LoadRequest, Observed, ObservedLink, ObservedLoad, ObservedMap, ObservedProgram};
+use crate::sys::{self, link, map, program};
+
+/// The state of one uid.
+pub fn observe(bpffs: &Bpffs, uid: &str) -> Result<Observed, KernelError> {
+    let mut observed = Observed::default();
+    for name in bpffs::list(&bpffs.program(uid))? {
+        match name.as_str() {
+            "links" | "maps" => {}
+            staged if staged.ends_with('~') => {
+                observed.staged.insert(name);
+            }
+            load => {
+                let seen = observe_load(&bpffs.load(uid, load))?;
+                observed.loads.insert(name, seen);
+            }
+        }
+    }
+    for name in bpffs::list(&bpffs.links(uid))? {
+        if name.ends_with('~') {
+            observed.staged.insert(name);
+            continue;
+        }
+        let info = sys::open_pin(&bpffs.link(uid, &name)).and_then(|fd| link::info(fd.as_fd()));
+        if let Some(info) = unless_gone(info, || format!("reading link {name}"))? {
+            let alive = info.is_alive();
+            observed.links.insert(name, ObservedLink { id: info.id, program_id: info.program_id, alive });
+        }
+    }
+    observed.staged.extend(bpffs::list(&bpffs.kept_maps(uid))?.into_iter().filter(|n| n.ends_with('~')));
+    Ok(observed)
+}
+
+fn observe_load(dir: &Path) -> Result<ObservedLoad, KernelError> {
+    let mut load = ObservedLoad::default();
+    for name in bpffs::list(&dir.join("progs"))? {
+        let info = sys::open_pin(&dir.join("progs").join(escape(&name))).and_then(|fd| program::info(fd.as_fd()));
+        if let Some(info) = unless_gone(info, || format!("reading program {name}"))? {
+            load.programs.insert(name, ObservedProgram { id: info.id, tag: info.tag });
+        }
+    }
+    for name in bpffs::list(&dir.join("maps"))? {
+        let info = sys::open_pin(&dir.join("maps").join(escape(&name))).and_then(|fd| map::info(fd.as_fd()));
+        if let Some(info) = unless_gone(info, || format!("reading map {name}"))? {
+            load.maps.insert(name, ObservedMap { id: info.id, map_type: info.map_type });
+        }
+    }
+    Ok(load)
+}
+
+/// A pin may go between listing and opening.
+fn unless_gone<T>(result: io::Result<T>, what: impl FnOnce() -> String) -> Result<Option<T>, KernelError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(KernelError::Io { what: what(), source: e }),
+    }
+}
+
+/// What keeps an existing map from serving a definition: compared with what the kernel makes of that definition, since
+/// it rounds and adds to what it is asked for.
+pub fn incompatibility(
+    def: &MapDef,
+    request: &LoadRequest,
+    existing: BorrowedFd<'_>,
+) -> Result<Option<String>, KernelError> {
+    let failed = |e| KernelError::Io { what: format!("reading map {}", def.name), source: e };
+    let btf = request
+        .object
+        .btf_for_kernel(skep_object::btf::sanitize::BtfFeatures::ALL)
+        .and_then(|b| sys::load_btf(&b).ok());
+    let fresh = create_map(def, btf.as_ref().map(AsFd::as_fd))?;
+    let (new, old) = (map::info(fresh.as_fd()).map_err(failed)?, map::info(existing).map_err(failed)?);
+    let differences = [
+        ("type", old.map_type, new.map_type),
+        ("key size", old.key_size, new.key_size),
+        ("value size", old.value_size, new.value_size),
+        ("maxEntries", old.max_entries, new.max_entries),
+        ("flags", old.flags, new.flags),
+        ("extra", old.extra as u32, new.extra as u32),
+    ];
+    for (what, before, after) in differences {
+        if before != after {
+            return Ok(Some(format!("{what} was {before} and is now {after}")));
+        }
+    }
+    let (before, after) = (layout(&old).map_err(failed)?, layout(&new).map_err(failed)?);
+    Ok((before != after).then(|| "the layout of its keys or values changed".to_owned()))
+}
+
+/// Key and value described; `None` without BTF.
+fn layout(info: &map::MapInfo) -> io::Result<Option<(TypeDesc, TypeDesc)>> {
+    Ok(btf_of(info)?.map(|btf| (TypeDesc::of(&btf, info.key_type), TypeDesc::of(&btf, info.value_type))))
+}
+
+/// The BTF that a map was made with.
+pub fn btf_of(info: &map::MapInfo) -> io::Result<Option<Btf>> {
+    if info.btf_id == 0 {
+        return Ok(None);
+    }
+    let data = sys::btf_by_id(info.btf_id)?;
+    Btf::parse(&data).map(Some).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))
+}

@@ -1,0 +1,116 @@
+//! The seam between deciding and doing: what the agent's executor may ask of a kernel.
+//!
+//! There are two: [`crate::Host`], and the agent's fake, which models only what a test against the real one has shown.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use skep_object::Object;
+use skep_object::kind::LoadAttributes;
+use skep_object::map::MapDef;
+
+use crate::error::KernelError;
+use crate::hook::{Hook, program_pin};
+
+/// A function as it is to be loaded.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Variant {
+    pub function: String,
+    pub attributes: LoadAttributes,
+}
+
+impl Variant {
+    /// The name of its pin.
+    pub fn pin(&self) -> String {
+        program_pin(&self.function, &self.attributes)
+    }
+}
+
+/// What to load, besides the names.
+#[derive(Clone, Debug)]
+pub struct LoadRequest {
+    pub object: Arc<Object>,
+    /// The object's maps, with globals set.
+    pub maps: Vec<MapDef>,
+    pub variants: BTreeSet<Variant>,
+    /// Maps whose contents outlive a load.
+    pub keep: BTreeSet<String>,
+}
+
+/// What a load did besides loading.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadOutcome {
+    /// Kept maps that started anew because their definition changed, with what changed.
+    pub reset: BTreeMap<String, String>,
+}
+
+/// A program of a load, by its pin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramAt {
+    pub load: String,
+    pub pin: String,
+}
+
+/// What bpffs and the kernel show of one uid.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    pub loads: BTreeMap<String, ObservedLoad>,
+    /// By pin name.
+    pub links: BTreeMap<String, ObservedLink>,
+    /// Names of half-done work.
+    pub staged: BTreeSet<String>,
+}
+
+/// A complete load.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedLoad {
+    /// By pin name.
+    pub programs: BTreeMap<String, ObservedProgram>,
+    /// Map name to kernel id and type.
+    pub maps: BTreeMap<String, ObservedMap>,
+}
+
+/// A loaded program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedProgram {
+    pub id: u32,
+    pub tag: String,
+}
+
+/// A map of a load.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedMap {
+    pub id: u32,
+    pub map_type: u32,
+}
+
+/// A pinned link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedLink {
+    pub id: u32,
+    pub program_id: u32,
+    /// Its target is still there.
+    pub alive: bool,
+}
+
+/// What can be asked. Every call is idempotent or says what is in its way; all of them block.
+pub trait Kernel: Send + Sync {
+    /// uids of which anything is left.
+    fn programs(&self) -> Result<Vec<String>, KernelError>;
+    /// The state of one uid.
+    fn observe(&self, uid: &str) -> Result<Observed, KernelError>;
+    /// Loads what is missing of `request` under `load`: all of it or nothing when the load is new.
+    fn load(&self, uid: &str, load: &str, request: &LoadRequest) -> Result<LoadOutcome, KernelError>;
+    /// Attaches and pins.
+    fn attach(&self, uid: &str, link: &str, hook: &Hook, program: &ProgramAt) -> Result<(), KernelError>;
+    /// Puts a program in the place of the one with the id `old`, in the way of the hook's kind.
+    fn replace(&self, uid: &str, link: &str, hook: &Hook, old: u32, program: &ProgramAt) -> Result<(), KernelError>;
+    /// Takes a link away; one that is not there is fine.
+    fn detach(&self, uid: &str, link: &str) -> Result<(), KernelError>;
+    /// Takes a load away: its programs and the maps that no other load keeps.
+    fn remove_load(&self, uid: &str, load: &str) -> Result<(), KernelError>;
+    /// Takes away half-done work of that name.
+    fn discard(&self, uid: &str, staged: &str) -> Result<(), KernelError>;
+    /// Takes away all that is left of a uid, links first.
+    fn remove_program(&self, uid: &str) -> Result<(), KernelError>;
+}

@@ -1,0 +1,143 @@
+//! Links.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use super::attr::{FdById, LinkCreate, LinkUpdate, OneFd, RawTracepoint};
+use super::{Command, bpf, bpf_fd, ids, info_by_fd, raw};
+
+/// BPF_F_REPLACE: only if the old program is the one given.
+const BPF_F_REPLACE: u32 = 1 << 2;
+
+/// Where a link goes.
+#[derive(Clone, Copy, Debug)]
+pub enum LinkTarget<'a> {
+    Fd(BorrowedFd<'a>),
+    Interface(u32),
+    /// The program was loaded for its target; nothing more to say.
+    Loaded,
+}
+
+/// Creates a link.
+pub fn create(program: BorrowedFd<'_>, target: LinkTarget<'_>, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
+    let target = match target {
+        LinkTarget::Fd(fd) => raw(fd),
+        LinkTarget::Interface(index) => index,
+        LinkTarget::Loaded => 0,
+    };
+    bpf_fd(
+        Command::LinkCreate,
+        &mut LinkCreate { prog_fd: raw(program), target, attach_type, flags, extra: 0, extra2: 0 },
+    )
+}
+
+/// Attaches to a raw tracepoint; without a name to the one that the program was loaded for (also fentry and fexit).
+pub fn raw_tracepoint(program: BorrowedFd<'_>, name: Option<&str>) -> io::Result<OwnedFd> {
+    let name = name.map(CString::new).transpose().map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let mut attr = RawTracepoint {
+        name: name.as_ref().map_or(0, |n| n.as_ptr() as u64),
+        prog_fd: raw(program),
+        ..RawTracepoint::default()
+    };
+    bpf_fd(Command::RawTracepointOpen, &mut attr)
+}
+
+/// Puts `new` in the place of `old`, in one step; EPERM when another program than `old` is there.
+pub fn replace(link: BorrowedFd<'_>, new: BorrowedFd<'_>, old: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr =
+        LinkUpdate { link_fd: raw(link), new_prog_fd: raw(new), flags: BPF_F_REPLACE, old_prog_fd: raw(old) };
+    bpf(Command::LinkUpdate, &mut attr).map(drop)
+}
+
+/// Detaches while descriptors and pins stay. EOPNOTSUPP for kinds that live as long as they are held.
+pub fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(Command::LinkDetach, &mut OneFd { fd: raw(link) }).map(drop)
+}
+
+/// What the kernel says of a link (struct bpf_link_info).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkInfo {
+    pub id: u32,
+    pub program_id: u32,
+    pub kind: LinkKind,
+}
+
+/// The kind of link, and where it is. Zero means that the target is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkKind {
+    Xdp {
+        ifindex: u32,
+    },
+    Tcx {
+        ifindex: u32,
+        attach_type: u32,
+    },
+    Cgroup {
+        id: u64,
+        attach_type: u32,
+    },
+    Netns {
+        ino: u32,
+    },
+    /// Kinds whose target cannot go away under them.
+    Other {
+        link_type: u32,
+    },
+}
+
+impl LinkInfo {
+    /// The target is still there.
+    pub fn is_alive(&self) -> bool {
+        match self.kind {
+            LinkKind::Xdp { ifindex } | LinkKind::Tcx { ifindex, .. } => ifindex != 0,
+            LinkKind::Cgroup { id, .. } => id != 0,
+            LinkKind::Netns { ino } => ino != 0,
+            LinkKind::Other { .. } => true,
+        }
+    }
+}
+
+/// enum bpf_link_type.
+mod link_type {
+    pub const CGROUP: u32 = 3;
+    pub const NETNS: u32 = 5;
+    pub const XDP: u32 = 6;
+    pub const TCX: u32 = 11;
+}
+
+/// What the kernel says of the link.
+pub fn info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Raw {
+        link_type: u32,
+        id: u32,
+        program_id: u32,
+        _pad: u32,
+        /// A union; its first 16 bytes are enough for the kinds told apart here.
+        words: [u32; 4],
+    }
+    let mut r = Raw::default();
+    info_by_fd(fd, &mut r)?;
+    let kind = match r.link_type {
+        link_type::XDP => LinkKind::Xdp { ifindex: r.words[0] },
+        link_type::TCX => LinkKind::Tcx { ifindex: r.words[0], attach_type: r.words[1] },
+        link_type::CGROUP => {
+            LinkKind::Cgroup { id: u64::from(r.words[0]) | u64::from(r.words[1]) << 32, attach_type: r.words[2] }
+        }
+        link_type::NETNS => LinkKind::Netns { ino: r.words[0] },
+        other => LinkKind::Other { link_type: other },
+    };
+    Ok(LinkInfo { id: r.id, program_id: r.program_id, kind })
+}
+
+/// Opens a link by id.
+pub fn by_id(id: u32) -> io::Result<OwnedFd> {
+    bpf_fd(Command::LinkFdById, &mut FdById { id, next: 0, flags: 0 })
+}
+
+/// Ids of all links of the host.
+pub fn all_ids() -> io::Result<Vec<u32>> {
+    ids(Command::LinkNextId)
+}

@@ -1,0 +1,62 @@
+//! Perf events, as far as programs are attached through them.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+/// struct perf_event_attr, up to `config2` (PERF_ATTR_SIZE_VER1), as far as probes and tracepoints use it.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct PerfEventAttr {
+    event_type: u32,
+    size: u32,
+    config: u64,
+    sample_period: u64,
+    sample_type: u64,
+    read_format: u64,
+    flags: u64,
+    wakeup_events: u32,
+    breakpoint_type: u32,
+    config1: u64,
+    config2: u64,
+}
+
+const PERF_TYPE_TRACEPOINT: u32 = 2;
+const PERF_SAMPLE_RAW: u64 = 1 << 10;
+const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
+
+/// An event on every process: of one CPU in name, but programs run wherever the event happens.
+fn open(attr: &mut PerfEventAttr) -> io::Result<OwnedFd> {
+    attr.size = size_of::<PerfEventAttr>() as u32;
+    // SAFETY: `attr` is a live struct that says its own size; strings it points to outlive the call in both callers.
+    let fd =
+        unsafe { libc::syscall(libc::SYS_perf_event_open, std::ptr::from_mut(attr), -1, 0, -1, PERF_FLAG_FD_CLOEXEC) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded and returned a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// A tracepoint by the id that tracefs gives it.
+pub fn tracepoint(id: u64) -> io::Result<OwnedFd> {
+    open(&mut PerfEventAttr {
+        event_type: PERF_TYPE_TRACEPOINT,
+        config: id,
+        sample_period: 1,
+        sample_type: PERF_SAMPLE_RAW,
+        ..PerfEventAttr::default()
+    })
+}
+
+/// A probe of the dynamic PMU `event_type`: on a kernel function and offset in it, or on a file and offset in it.
+pub fn probe(event_type: u32, on_return: Option<u32>, name: &str, offset: u64) -> io::Result<OwnedFd> {
+    let name = CString::new(name).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    open(&mut PerfEventAttr {
+        event_type,
+        config: on_return.map_or(0, |bit| 1 << bit),
+        config1: name.as_ptr() as u64,
+        config2: offset,
+        ..PerfEventAttr::default()
+    })
+}

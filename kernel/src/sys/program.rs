@@ -1,0 +1,150 @@
+//! Programs.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use skep_object::insn::Insn;
+
+use super::attr::{FdById, ProgLoad, TestRun};
+use super::{Command, bpf, bpf_fd, field_text, ids, info_by_fd, kernel_name, raw};
+
+/// Bytes of log asked for after a refusal: the kernel keeps the tail, where the reason is (since 6.4; before, it keeps
+/// the head).
+const LOG_SIZE: usize = 128 << 10;
+/// BPF_LOG_LEVEL1.
+const LOG_LEVEL: u32 = 1;
+
+/// What to load.
+#[derive(Debug)]
+pub struct Load<'a> {
+    pub name: &'a str,
+    pub program_type: u32,
+    pub expected_attach_type: u32,
+    pub flags: u32,
+    pub insns: &'a [Insn],
+    pub license: &'a str,
+    pub btf: Option<BorrowedFd<'a>>,
+    pub func_info: &'a [[u32; 2]],
+    pub line_info: &'a [[u32; 4]],
+    /// A BTF id of vmlinux; 0: none.
+    pub attach_btf_id: u32,
+}
+
+/// A refused load.
+#[derive(Debug)]
+pub struct Refused {
+    /// Of the first, silent try: the one that tells the truth.
+    pub error: io::Error,
+    /// The verifier's log; empty when it was not the verifier.
+    pub log: String,
+}
+
+impl Load<'_> {
+    /// Loads; on refusal once more for the verifier's log.
+    pub fn run(&self) -> Result<OwnedFd, Refused> {
+        // A signal makes the verifier give up with EAGAIN.
+        let mut result = self.once(&mut []);
+        for _ in 0..5 {
+            match &result {
+                Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => result = self.once(&mut []),
+                _ => break,
+            }
+        }
+        let error = match result {
+            Ok(fd) => return Ok(fd),
+            Err(error) => error,
+        };
+        let mut log = vec![0u8; LOG_SIZE];
+        // A load that succeeds now leaves a descriptor that is dropped here: the first error stands.
+        let _ = self.once(&mut log);
+        Err(Refused { error, log: field_text(&log) })
+    }
+
+    fn once(&self, log: &mut [u8]) -> io::Result<OwnedFd> {
+        let license = CString::new(self.license).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        let mut attr = ProgLoad {
+            program_type: self.program_type,
+            insn_count: self.insns.len() as u32,
+            insns: self.insns.as_ptr() as u64,
+            license: license.as_ptr() as u64,
+            flags: self.flags,
+            name: kernel_name(self.name),
+            expected_attach_type: self.expected_attach_type,
+            attach_btf_id: self.attach_btf_id,
+            ..ProgLoad::default()
+        };
+        if let Some(btf) = self.btf {
+            attr.btf_fd = raw(btf);
+            attr.func_info_size = 8;
+            attr.func_info = self.func_info.as_ptr() as u64;
+            attr.func_info_count = self.func_info.len() as u32;
+            attr.line_info_size = 16;
+            attr.line_info = self.line_info.as_ptr() as u64;
+            attr.line_info_count = self.line_info.len() as u32;
+        }
+        if !log.is_empty() {
+            attr.log_level = LOG_LEVEL;
+            attr.log_size = log.len() as u32;
+            attr.log = log.as_mut_ptr() as u64;
+        }
+        bpf_fd(Command::ProgLoad, &mut attr)
+    }
+}
+
+/// What the kernel says of a program (struct bpf_prog_info).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProgramInfo {
+    pub program_type: u32,
+    pub id: u32,
+    /// 16 hex digits: equal tags, equal instructions.
+    pub tag: String,
+    pub name: String,
+}
+
+/// What the kernel says of the program.
+pub fn info(fd: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Raw {
+        program_type: u32,
+        id: u32,
+        tag: [u8; 8],
+        jited_len: u32,
+        xlated_len: u32,
+        jited: u64,
+        xlated: u64,
+        load_time: u64,
+        uid: u32,
+        map_count: u32,
+        map_ids: u64,
+        name: [u8; 16],
+    }
+    let mut r = Raw::default();
+    info_by_fd(fd, &mut r)?;
+    let tag = r.tag.iter().map(|b| format!("{b:02x}")).collect();
+    Ok(ProgramInfo { program_type: r.program_type, id: r.id, tag, name: field_text(&r.name) })
+}
+
+/// Opens a program by id.
+pub fn by_id(id: u32) -> io::Result<OwnedFd> {
+    bpf_fd(Command::ProgFdById, &mut FdById { id, next: 0, flags: 0 })
+}
+
+/// Ids of all programs of the host.
+pub fn all_ids() -> io::Result<Vec<u32>> {
+    ids(Command::ProgNextId)
+}
+
+/// Runs a program once on a packet; its return value.
+pub fn test_run(fd: BorrowedFd<'_>, packet: &[u8]) -> io::Result<u32> {
+    let mut attr = TestRun {
+        prog_fd: raw(fd),
+        data_size_in: packet.len() as u32,
+        data_in: packet.as_ptr() as u64,
+        repeat: 1,
+        ..TestRun::default()
+    };
+    bpf(Command::ProgTestRun, &mut attr)?;
+    Ok(attr.retval)
+}

@@ -1,0 +1,219 @@
+//! Every kind fires on a real trigger, and stops when it is detached. Where this kernel cannot, it says so in the one
+//! right way.
+
+use serde_json::json;
+use skep_kernel::hook::{Hook, Target};
+use skep_kernel::seam::Kernel;
+use skep_object::kind::{Kind, attach};
+
+use super::fixture::{Fixture, at, hook, object, request};
+
+/// Attaches, triggers, detaches, triggers: the counter moves once, by at least `expect`.
+fn fires(fixture: &Fixture, source: &str, function: &str, slot: u32, hook: &Hook, trigger: impl Fn()) {
+    let object = object(source);
+    let globals: &[_] = if source == "trace" { &[("tgid", json!(std::process::id()))] } else { &[] };
+    let request = request(&object, &[(function, hook)], globals);
+    fixture.load("l1", &request);
+    trigger();
+    assert_eq!(fixture.hits("l1", slot), 0, "{function} counted before it was attached");
+    let link = fixture.attach("l1", function, &request, hook);
+    trigger();
+    let counted = fixture.hits("l1", slot);
+    assert!(counted > 0, "{function} did not fire");
+    let seen = fixture.host.observe(&fixture.uid).unwrap();
+    assert_eq!(seen.links.len(), 1);
+    assert!(seen.links[&link].alive);
+    fixture.host.detach(&fixture.uid, &link).unwrap();
+    // Perf and tracing links go with the last reference, after a grace period.
+    std::thread::sleep(std::time::Duration::from_millis(150));
+    let before = fixture.hits("l1", slot);
+    trigger();
+    assert_eq!(fixture.hits("l1", slot), before, "{function} fired after it was detached");
+}
+
+/// Either it fires, or it is refused with `reason` because `has` says that this kernel lacks it.
+fn fires_or(fixture: &Fixture, has: bool, reason: &str, function: &str, slot: u32, hook: &Hook, trigger: impl Fn()) {
+    if has {
+        return fires(fixture, "trace", function, slot, hook, trigger);
+    }
+    let request = request(&object("trace"), &[(function, hook)], &[]);
+    let refused = fixture
+        .host
+        .load(&fixture.uid, "l1", &request)
+        .and_then(|_| fixture.host.attach(&fixture.uid, "x", hook, &at("l1", function, &request)));
+    let error = refused.unwrap_err();
+    assert_eq!(error.reason(), reason, "{error}");
+    println!("{}: refused here as it should be: {error}", hook.kind);
+}
+
+fn getppid() {
+    for _ in 0..5 {
+        let _ = std::os::unix::process::parent_id();
+    }
+}
+
+fn open_files() {
+    for _ in 0..5 {
+        let _ = std::fs::File::open("/proc/self/stat");
+    }
+}
+
+#[test]
+fn xdp() {
+    let mut f = Fixture::new();
+    let lo = f.lo();
+    fires(&f, "net", "count_xdp", 0, &hook(Kind::Xdp, 0, lo), || f.packets(5));
+}
+
+#[test]
+fn tcx_both_ways() {
+    for direction in [attach::TCX_INGRESS, attach::TCX_EGRESS] {
+        let mut f = Fixture::new();
+        let lo = f.lo();
+        let hook = hook(Kind::Tcx, direction, lo);
+        if !has_release(6, 6) {
+            let request = request(&object("net"), &[("count_tc", &hook)], &[]);
+            f.load("l1", &request);
+            let error = f.host.attach(&f.uid, "x", &hook, &at("l1", "count_tc", &request)).unwrap_err();
+            assert_eq!(error.reason(), "KernelUnsupported", "{error}");
+            continue;
+        }
+        fires(&f, "net", "count_tc", 1, &hook, || f.packets(5));
+    }
+}
+
+#[test]
+fn cgroup_skb_egress() {
+    let mut f = Fixture::new();
+    let cgroup = f.cgroup();
+    let hook = hook(Kind::CgroupSkb, attach::CGROUP_INET_EGRESS, cgroup);
+    fires(&f, "net", "count_cgroup", 2, &hook, || f.in_cgroup("ping -q -c 2 -i 0.01 127.0.0.1 >/dev/null"));
+}
+
+#[test]
+fn cgroup_connect4() {
+    const CONNECT4: u32 = 10;
+    let mut f = Fixture::new();
+    let cgroup = f.cgroup();
+    let hook = hook(Kind::CgroupSockAddr, CONNECT4, cgroup);
+    // The connection is refused: the hook runs before that.
+    fires(&f, "net", "count_connect", 3, &hook, || {
+        f.in_cgroup(
+            "nc -w 1 127.0.0.1 1 </dev/null >/dev/null 2>&1 || bash -c '</dev/tcp/127.0.0.1/1' 2>/dev/null || true",
+        )
+    });
+}
+
+#[test]
+fn tracepoint() {
+    let f = Fixture::new();
+    let target = Target::Event("syscalls/sys_enter_getppid".into());
+    fires(&f, "trace", "on_tracepoint", 0, &hook(Kind::Tracepoint, 0, target), getppid);
+}
+
+#[test]
+fn raw_tracepoint() {
+    let f = Fixture::new();
+    fires(&f, "trace", "on_raw", 1, &hook(Kind::RawTracepoint, 0, Target::Event("sys_enter".into())), getppid);
+}
+
+#[test]
+fn btf_tracepoint() {
+    let f = Fixture::new();
+    fires(&f, "trace", "on_btf", 2, &hook(Kind::BtfTracepoint, 0, Target::Event("sys_enter".into())), getppid);
+}
+
+#[test]
+fn core_relocations_find_the_fields_of_this_kernel() {
+    let f = Fixture::new();
+    fires(&f, "trace", "on_core", 9, &hook(Kind::RawTracepoint, 0, Target::Event("sys_enter".into())), getppid);
+}
+
+#[inline(never)]
+extern "C" fn probed(x: u64) -> u64 {
+    std::hint::black_box(x) + 1
+}
+
+fn call_probed() {
+    for i in 0..5 {
+        std::hint::black_box(probed(i));
+    }
+}
+
+/// This process's own function, as a file and an offset in it.
+fn probed_target() -> Target {
+    let address = probed as *const () as usize;
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let line = maps
+        .lines()
+        .find(|l| {
+            let (start, end) = l.split_whitespace().next().unwrap().split_once('-').unwrap();
+            (usize::from_str_radix(start, 16).unwrap()..usize::from_str_radix(end, 16).unwrap()).contains(&address)
+        })
+        .unwrap();
+    let columns: Vec<&str> = line.split_whitespace().collect();
+    let start = usize::from_str_radix(columns[0].split_once('-').unwrap().0, 16).unwrap();
+    let offset = (address - start) as u64 + u64::from_str_radix(columns[2], 16).unwrap();
+    let path = std::path::PathBuf::from(columns[5]);
+    let identity = skep_kernel::attach::file_identity(&path).unwrap();
+    Target::Binary { path, identity, offset, name: "probed".into() }
+}
+
+#[test]
+fn uprobe() {
+    let f = Fixture::new();
+    fires(&f, "trace", "on_uprobe", 3, &hook(Kind::Uprobe, 0, probed_target()), call_probed);
+}
+
+#[test]
+fn uretprobe() {
+    let f = Fixture::new();
+    fires(&f, "trace", "on_uretprobe", 4, &hook(Kind::Uretprobe, 0, probed_target()), call_probed);
+}
+
+fn has_kprobes() -> bool {
+    std::path::Path::new("/sys/bus/event_source/devices/kprobe").exists()
+}
+
+fn openat2() -> Target {
+    Target::Function { name: "do_sys_openat2".into(), offset: 0 }
+}
+
+#[test]
+fn kprobe() {
+    let f = Fixture::new();
+    fires_or(&f, has_kprobes(), "KernelUnsupported", "on_kprobe", 5, &hook(Kind::Kprobe, 0, openat2()), open_files);
+}
+
+#[test]
+fn kretprobe() {
+    let f = Fixture::new();
+    fires_or(
+        &f,
+        has_kprobes(),
+        "KernelUnsupported",
+        "on_kretprobe",
+        6,
+        &hook(Kind::Kretprobe, 0, openat2()),
+        open_files,
+    );
+}
+
+/// Kernels without kprobes here are also those that refuse to patch their text for trampolines.
+#[test]
+fn fentry() {
+    let f = Fixture::new();
+    fires_or(&f, has_kprobes(), "PermissionDenied", "on_fentry", 7, &hook(Kind::Fentry, 0, openat2()), open_files);
+}
+
+#[test]
+fn fexit() {
+    let f = Fixture::new();
+    fires_or(&f, has_kprobes(), "PermissionDenied", "on_fexit", 8, &hook(Kind::Fexit, 0, openat2()), open_files);
+}
+
+fn has_release(major: u32, minor: u32) -> bool {
+    let release = skep_kernel::probe::kernel_release();
+    let mut parts = release.split(|c: char| !c.is_ascii_digit()).filter_map(|p| p.parse::<u32>().ok());
+    (parts.next().unwrap(), parts.next().unwrap()) >= (major, minor)
+}

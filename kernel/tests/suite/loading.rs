@@ -1,0 +1,142 @@
+//! What is loaded, what is refused, and with which words.
+
+use serde_json::json;
+use skep_kernel::hook::Target;
+use skep_kernel::seam::Kernel;
+use skep_kernel::sys;
+use skep_kernel::sys::map::Map;
+use skep_object::kind::{Kind, attach};
+use std::os::fd::AsFd;
+
+use super::fixture::{Fixture, build, hook, object, request};
+
+fn raw_tp() -> skep_kernel::Hook {
+    hook(Kind::RawTracepoint, 0, Target::Event("sys_enter".into()))
+}
+
+#[test]
+fn a_verifier_rejection_names_the_line_and_leaves_nothing() {
+    let f = Fixture::new();
+    let before = f.host.programs().unwrap();
+    let error = f.host.load(&f.uid, "l1", &request(&object("trace"), &[("on_bad", &raw_tp())], &[])).unwrap_err();
+    assert_eq!(error.reason(), "VerifierRejected");
+    let text = error.to_string();
+    assert!(text.starts_with("on_bad: R") && text.contains("invalid mem access 'map_value_or_null'"), "{text}");
+    assert!(text.contains("trace.bpf.c:"), "no source line in {text}");
+    assert!(error.log().contains("invalid mem access"));
+    assert_eq!(f.host.programs().unwrap(), before);
+}
+
+#[test]
+fn only_what_is_named_is_loaded() {
+    let f = Fixture::new();
+    // `trace` holds a program that no verifier takes, and hooks that this kernel may lack.
+    f.load("l1", &request(&object("trace"), &[("on_raw", &raw_tp())], &[]));
+    let seen = f.host.observe(&f.uid).unwrap();
+    let names: Vec<&String> = seen.loads["l1"].programs.keys().collect();
+    assert_eq!(names.len(), 1);
+    assert!(names[0].starts_with("on_raw+"), "{names:?}");
+}
+
+#[test]
+fn globals_reach_the_program_and_the_maps_carry_types() {
+    let mut f = Fixture::new();
+    let lo = f.lo();
+    let xdp = hook(Kind::Xdp, 0, lo);
+    let request = request(&object("net"), &[("count_xdp", &xdp)], &[("step", json!(10)), ("total", json!("0x64"))]);
+    f.load("l1", &request);
+    f.attach("l1", "count_xdp", &request, &xdp);
+    f.packets(3);
+    assert_eq!(f.hits("l1", 0), 30);
+    let open = |name: &str| skep_kernel::dump::MapReader::new(f.host.open_map(&f.uid, "l1", name).unwrap()).unwrap();
+    let bss = open(".bss");
+    let value = bss.value.decode(&bss.lookup(&[0; 4]).unwrap().unwrap());
+    assert_eq!(value, json!({"total": 103}));
+    let flows = open("flows");
+    let mut entries = Vec::new();
+    flows
+        .read(|keys, values| {
+            entries.push((flows.key.decode(keys), flows.value.decode(values)));
+            true
+        })
+        .unwrap();
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0].0, json!({"source": 1, "port": 7, "protocol": 17}));
+    assert_eq!(entries[0].1["packets"], json!(3));
+}
+
+#[test]
+fn unknown_names_are_told_with_what_there_is() {
+    let object = object("net");
+    let error = object.select(["nope"]).unwrap_err();
+    assert_eq!(error.reason(), "ProgramUnknown");
+    assert!(error.to_string().contains("count_xdp"), "{error}");
+    let global = ("nope".to_owned(), json!(1));
+    let error = object.with_globals([(&global.0, &global.1)]).unwrap_err();
+    assert_eq!(error.reason(), "GlobalInvalid");
+    assert!(error.to_string().contains("step"), "{error}");
+    let global = ("step".to_owned(), json!(4294967296u64));
+    let error = object.with_globals([(&global.0, &global.1)]).unwrap_err();
+    assert!(error.to_string().contains("outside 0..=4294967295"), "{error}");
+}
+
+#[test]
+fn maps_of_maps_and_program_arrays_start_as_the_object_says() {
+    let mut f = Fixture::new();
+    let lo = f.lo();
+    let tcx = hook(Kind::Tcx, attach::TCX_INGRESS, lo);
+    let request = request(&object("inner"), &[("entry", &tcx)], &[]);
+    f.load("l1", &request);
+    let seen = f.host.observe(&f.uid).unwrap();
+    let programs = &seen.loads["l1"].programs;
+    assert_eq!(programs.len(), 2, "entry, and tail that it reaches: {programs:?}");
+    let pin = request.variants.first().unwrap().pin();
+    let path = f.host.bpffs().load(&f.uid, "l1").join("progs").join(pin);
+    let program = sys::open_pin(&path).unwrap();
+    assert_eq!(sys::program::test_run(program.as_fd(), &[0; 64]).unwrap(), 42, "the tail call was not taken");
+    let second = Map::new(f.host.open_map(&f.uid, "l1", "second").unwrap()).unwrap();
+    assert_eq!(second.lookup(&[0; 4]).unwrap().unwrap(), 1u64.to_ne_bytes());
+}
+
+#[test]
+fn instructions_are_those_that_libbpf_loads() {
+    let f = Fixture::new();
+    let mut hooks = Vec::new();
+    let raw = raw_tp();
+    for function in ["on_raw", "on_core"] {
+        hooks.push((function, &raw));
+    }
+    let object = object("trace");
+    f.load("l1", &request(&object, &hooks, &[]));
+    let ours = f.host.observe(&f.uid).unwrap().loads["l1"].programs.clone();
+    let Some(theirs) = libbpf_tags() else {
+        println!("SKIPPED: bpftool is not installed: tags are not compared");
+        return;
+    };
+    for (pin, program) in ours {
+        let function = pin.split('+').next().unwrap().to_owned();
+        assert_eq!(Some(&program.tag), theirs.get(&function), "{function}");
+    }
+}
+
+/// Loads the programs by bpftool (libbpf) and reads their tags.
+fn libbpf_tags() -> Option<std::collections::BTreeMap<String, String>> {
+    use std::process::Command;
+    Command::new("bpftool").arg("version").output().ok()?;
+    let dir = tempfile::tempdir().unwrap();
+    let object = dir.path().join("trace.o");
+    // bpftool loads all or none: without what the verifier refuses and what this kernel may lack.
+    std::fs::write(&object, build("trace", &["-DEVERYWHERE"])).unwrap();
+    let pins = std::path::Path::new("/sys/fs/bpf").join(format!("skep-libbpf-{}", std::process::id()));
+    let loaded = Command::new("bpftool").args(["prog", "loadall"]).args([&object, &pins]).output().unwrap();
+    assert!(loaded.status.success(), "{}", String::from_utf8_lossy(&loaded.stderr));
+    let mut tags = std::collections::BTreeMap::new();
+    for name in skep_kernel::bpffs::list(&pins).unwrap() {
+        let fd = sys::open_pin(&pins.join(&name)).unwrap();
+        // libbpf names a pin after the function, or after its section.
+        let info = sys::program::info(fd.as_fd()).unwrap();
+        tags.insert(info.name, info.tag);
+    }
+    std::fs::remove_dir_all(&pins).unwrap();
+    Some(tags)
+}

@@ -1,0 +1,4 @@
+mod fires;
+mod fixture;
+mod lifecycle;
+mod loading;

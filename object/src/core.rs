@@ -1,0 +1,188 @@
+//! CO-RE: fields and types of the object found again in the running kernel's BTF.
+//!
+//! The algorithm is aya-obj's. That library trusts its input, so it never sees the user's file: it gets an ELF that
+//! this module writes, with nothing in it but the functions at hand, their BTF and their relocations.
+//!
+//! **Caveats.** Not possible with aya-obj 0.3, refused with a sentence: `bpf_core_type_matches`, relocation against
+//! module BTF.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use aya_obj::btf::Btf as AyaBtf;
+use object::write::{Object as ElfWriter, StandardSection, Symbol, SymbolSection};
+use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
+
+use crate::btf::ext::{BtfExt, CoreRelocation};
+use crate::btf::{Btf, Kind};
+use crate::elf::Elf;
+use crate::error::ObjectError;
+use crate::function::{Function, FunctionKey};
+use crate::insn::Insn;
+
+/// The kinds of enum bpf_core_relo_kind that aya-obj knows: all before BPF_CORE_TYPE_MATCHES (12).
+const KNOWN_KINDS: u32 = 12;
+
+/// The types that programs are relocated against: a kernel's. Costly to parse (tens of milliseconds), cheap to share.
+#[derive(Debug)]
+pub struct TargetBtf {
+    relocation: AyaBtf,
+    lookup: Btf,
+}
+
+impl TargetBtf {
+    /// Parses a kernel's BTF, e.g. the contents of /sys/kernel/btf/vmlinux.
+    pub fn parse(data: &[u8]) -> Result<Self, ObjectError> {
+        let lookup = Btf::parse(data)?;
+        let relocation = AyaBtf::parse(data, aya_obj_endianness())
+            .map_err(|e| ObjectError::BadBtf { reason: format!("the kernel's BTF: {}", chain(&e)) })?;
+        Ok(TargetBtf { relocation, lookup })
+    }
+    /// For looking up types by name.
+    pub fn types(&self) -> &Btf {
+        &self.lookup
+    }
+}
+
+fn aya_obj_endianness() -> object::Endianness {
+    Endianness::Little
+}
+
+/// Relocates the given functions; the result holds those that have relocations.
+pub fn relocate(
+    elf: &Elf,
+    btf: &Btf,
+    ext: &BtfExt,
+    functions: &[&Function],
+    target: &TargetBtf,
+) -> Result<BTreeMap<FunctionKey, Vec<Insn>>, ObjectError> {
+    let mut work = Vec::new();
+    for function in functions {
+        let Some(info) = ext.get(&elf.sections[function.key.0].name) else { continue };
+        let range = function.key.1..function.key.1 + function.size as u64;
+        let relocations: Vec<CoreRelocation> =
+            info.relocations.iter().filter(|r| range.contains(&u64::from(r.offset))).copied().collect();
+        if let Some(unknown) = relocations.iter().find(|r| r.kind >= KNOWN_KINDS) {
+            let reason = format!("relocation kind {} (bpf_core_type_matches) is not supported", unknown.kind);
+            return Err(ObjectError::Unsupported { function: function.name.clone(), reason });
+        }
+        if !relocations.is_empty() {
+            work.push((*function, relocations));
+        }
+    }
+    if work.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    match run(elf, btf, &work, target) {
+        Ok(done) => Ok(done),
+        // One at a time, to name the one that fails.
+        Err(whole) => {
+            for one in &work {
+                if let Err(reason) = run(elf, btf, std::slice::from_ref(one), target) {
+                    return Err(ObjectError::CoreRelocation { function: one.0.name.clone(), reason });
+                }
+            }
+            Err(ObjectError::CoreRelocation { function: work[0].0.name.clone(), reason: whole })
+        }
+    }
+}
+
+type Work<'a> = (&'a Function, Vec<CoreRelocation>);
+
+fn run(
+    elf: &Elf,
+    btf: &Btf,
+    work: &[Work<'_>],
+    target: &TargetBtf,
+) -> Result<BTreeMap<FunctionKey, Vec<Insn>>, String> {
+    let (bytes, places) = write_elf(elf, btf, work)?;
+    // The library is not built for hostile input; what we wrote is sane, but a panic must not take the caller along.
+    let relocated = catch_unwind(AssertUnwindSafe(|| -> Result<_, String> {
+        let mut object = aya_obj::Object::parse(&bytes).map_err(|e| chain(&e))?;
+        object.relocate_btf(&target.relocation).map_err(|e| chain(&e))?;
+        Ok(object.functions)
+    }))
+    .map_err(|_| "the relocation library gave up on this object".to_owned())??;
+    let mut out = BTreeMap::new();
+    for ((_, address), function) in relocated {
+        let Some(key) = places.get(&address) else { continue };
+        let insns = function.instructions.iter().map(|i| Insn {
+            code: i.code,
+            regs: i.dst_reg() | i.src_reg() << 4,
+            off: i.off,
+            imm: i.imm,
+        });
+        out.insert(*key, insns.collect());
+    }
+    if out.len() == work.len() { Ok(out) } else { Err("a function was lost in relocation".into()) }
+}
+
+/// An ELF with the functions one after the other in `.text`.
+fn write_elf(elf: &Elf, btf: &Btf, work: &[Work<'_>]) -> Result<(Vec<u8>, BTreeMap<u64, FunctionKey>), String> {
+    let mut writer = ElfWriter::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
+    let text = writer.section_id(StandardSection::Text);
+    let mut places = BTreeMap::new();
+    let mut records = Vec::new();
+    for (i, (function, relocations)) in work.iter().enumerate() {
+        let (section, at) = (function.key.0, function.key.1 as usize);
+        let offset = writer.append_section_data(text, &elf.bytes(section)[at..at + function.size], 8);
+        places.insert(offset, function.key);
+        writer.add_symbol(Symbol {
+            name: format!("f{i}").into_bytes(),
+            value: offset,
+            size: function.size as u64,
+            kind: SymbolKind::Text,
+            scope: SymbolScope::Linkage,
+            weak: false,
+            section: SymbolSection::Section(text),
+            flags: SymbolFlags::None,
+        });
+        for r in relocations {
+            records.push([(u64::from(r.offset) - function.key.1 + offset) as u32, r.type_id, r.access, r.kind]);
+        }
+    }
+    let (types, name) = relocation_btf(btf);
+    let section = writer.add_section(Vec::new(), b".BTF".to_vec(), SectionKind::Other);
+    writer.append_section_data(section, &types, 4);
+    let section = writer.add_section(Vec::new(), b".BTF.ext".to_vec(), SectionKind::Other);
+    writer.append_section_data(section, &ext_section(name, &records), 4);
+    writer.write().map(|bytes| (bytes, places)).map_err(|e| e.to_string())
+}
+
+/// The BTF with the name `.text` added (its offset is returned), and with flexible arrays made long: aya-obj 0.3 takes
+/// an access into an array of length 0 for an error.
+fn relocation_btf(btf: &Btf) -> (Vec<u8>, u32) {
+    let (mut out, name) = btf.with_string(".text");
+    for id in 1..btf.len() {
+        if btf.kind(id) != Kind::Struct {
+            continue;
+        }
+        if let Some(last) = btf.members(id).last() {
+            let array = btf.resolve(last.type_id);
+            if btf.kind(array) == Kind::Array && btf.array_len(array) == 0 {
+                btf.set_array_len(&mut out, array, 0xffff);
+            }
+        }
+    }
+    (out, name)
+}
+
+fn ext_section(name: u32, records: &[[u32; 4]]) -> Vec<u8> {
+    const HEADER: u32 = 32;
+    let relocations = 4 + 8 + 16 * records.len() as u32;
+    let mut words: Vec<u32> = vec![0x0001_eb9f, HEADER, 0, 0, 0, 0, 0, relocations];
+    words.extend([16, name, records.len() as u32]);
+    words.extend(records.iter().flatten());
+    words.into_iter().flat_map(u32::to_le_bytes).collect()
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        text.push_str(": ");
+        text.push_str(&e.to_string());
+        cause = e.source();
+    }
+    text
+}

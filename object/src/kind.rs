@@ -1,0 +1,391 @@
+//! The static columns of the kind table: one row per kind of program. How a target becomes a link is the table's other
+//! half, in skep-kernel, keyed by the same rows.
+
+/// A kind of program, named as in `attach` entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    Xdp,
+    Tcx,
+    Tc,
+    CgroupSkb,
+    CgroupSockAddr,
+    Tracepoint,
+    RawTracepoint,
+    BtfTracepoint,
+    Uprobe,
+    Uretprobe,
+    Kprobe,
+    Kretprobe,
+    Fentry,
+    Fexit,
+}
+
+/// How a new revision takes an old one's place on a hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdateWay {
+    /// One program takes the other's place in one step: nothing missed, nothing doubled.
+    Swap,
+    /// The new is attached before the old goes: nothing missed; for a moment both run.
+    Beside,
+}
+
+/// What an attach point is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TargetClass {
+    Interface,
+    Cgroup,
+    /// A tracepoint: `category/name`, or a name alone.
+    Event,
+    /// A kernel function, with an offset for kprobes.
+    Function,
+    /// A file and an offset in it.
+    Binary,
+}
+
+/// What of the attach point the kernel wants to know when the program is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadTime {
+    /// Nothing: one kernel program serves any attach point of the kind.
+    Nothing,
+    /// `expected_attach_type`: the hook's attach type.
+    AttachType,
+    /// `attach_btf_id`: the BTF id of the named function.
+    BtfFunction,
+    /// `attach_btf_id`: the BTF id of the typedef `btf_trace_<name>`.
+    BtfTracepoint,
+}
+
+/// A kernel release, major and minor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Release(pub u16, pub u16);
+
+impl std::fmt::Display for Release {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
+/// One row.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    pub kind: Kind,
+    /// The key in an `attach` entry.
+    pub name: &'static str,
+    /// ELF section names (before the first `/`) by which libbpf knows the kind.
+    pub sections: &'static [&'static str],
+    /// BPF_PROG_TYPE_*.
+    pub program_type: u32,
+    /// BPF_* attach type, for kinds that have just one; kinds with a direction or hook bring it with the target.
+    pub attach_type: u32,
+    pub load_time: LoadTime,
+    pub target: TargetClass,
+    pub update: UpdateWay,
+    /// First release with the way in which Skep attaches the kind; the support floor is 5.15.
+    pub since: Release,
+}
+
+const FLOOR: Release = Release(5, 15);
+
+/// BPF_PROG_TYPE_* (include/uapi/linux/bpf.h).
+mod program {
+    pub const KPROBE: u32 = 2;
+    pub const SCHED_CLS: u32 = 3;
+    pub const TRACEPOINT: u32 = 5;
+    pub const XDP: u32 = 6;
+    pub const CGROUP_SKB: u32 = 8;
+    pub const RAW_TRACEPOINT: u32 = 17;
+    pub const CGROUP_SOCK_ADDR: u32 = 18;
+    pub const TRACING: u32 = 26;
+}
+
+/// BPF attach types (include/uapi/linux/bpf.h).
+pub mod attach {
+    pub const CGROUP_INET_INGRESS: u32 = 0;
+    pub const CGROUP_INET_EGRESS: u32 = 1;
+    pub const TRACE_RAW_TP: u32 = 23;
+    pub const TRACE_FENTRY: u32 = 24;
+    pub const TRACE_FEXIT: u32 = 25;
+    pub const XDP: u32 = 37;
+    pub const PERF_EVENT: u32 = 41;
+    pub const TCX_INGRESS: u32 = 46;
+    pub const TCX_EGRESS: u32 = 47;
+}
+
+/// The table.
+pub static KINDS: [Row; 14] = [
+    row(
+        Kind::Xdp,
+        "xdp",
+        &["xdp", "xdp.frags"],
+        program::XDP,
+        attach::XDP,
+        LoadTime::AttachType,
+        TargetClass::Interface,
+        UpdateWay::Swap,
+        FLOOR,
+    ),
+    row(
+        Kind::Tcx,
+        "tcx",
+        &["tcx", "tc", "classifier"],
+        program::SCHED_CLS,
+        0,
+        LoadTime::Nothing,
+        TargetClass::Interface,
+        UpdateWay::Swap,
+        Release(6, 6),
+    ),
+    row(
+        Kind::Tc,
+        "tc",
+        &["tc", "classifier", "tcx"],
+        program::SCHED_CLS,
+        0,
+        LoadTime::Nothing,
+        TargetClass::Interface,
+        UpdateWay::Swap,
+        FLOOR,
+    ),
+    row(
+        Kind::CgroupSkb,
+        "cgroupSkb",
+        &["cgroup_skb", "cgroup"],
+        program::CGROUP_SKB,
+        0,
+        LoadTime::AttachType,
+        TargetClass::Cgroup,
+        UpdateWay::Swap,
+        FLOOR,
+    ),
+    row(
+        Kind::CgroupSockAddr,
+        "cgroupSockAddr",
+        &["cgroup"],
+        program::CGROUP_SOCK_ADDR,
+        0,
+        LoadTime::AttachType,
+        TargetClass::Cgroup,
+        UpdateWay::Swap,
+        FLOOR,
+    ),
+    row(
+        Kind::Tracepoint,
+        "tracepoint",
+        &["tracepoint", "tp"],
+        program::TRACEPOINT,
+        attach::PERF_EVENT,
+        LoadTime::Nothing,
+        TargetClass::Event,
+        UpdateWay::Beside,
+        FLOOR,
+    ),
+    row(
+        Kind::RawTracepoint,
+        "rawTracepoint",
+        &["raw_tracepoint", "raw_tp"],
+        program::RAW_TRACEPOINT,
+        0,
+        LoadTime::Nothing,
+        TargetClass::Event,
+        UpdateWay::Beside,
+        FLOOR,
+    ),
+    row(
+        Kind::BtfTracepoint,
+        "btfTracepoint",
+        &["tp_btf"],
+        program::TRACING,
+        attach::TRACE_RAW_TP,
+        LoadTime::BtfTracepoint,
+        TargetClass::Event,
+        UpdateWay::Beside,
+        FLOOR,
+    ),
+    row(
+        Kind::Uprobe,
+        "uprobe",
+        &["uprobe", "uprobe.s"],
+        program::KPROBE,
+        attach::PERF_EVENT,
+        LoadTime::Nothing,
+        TargetClass::Binary,
+        UpdateWay::Beside,
+        FLOOR,
+    ),
+    row(
+        Kind::Uretprobe,
+        "uretprobe",
+        &["uretprobe", "uretprobe.s"],
+        program::KPROBE,
+        attach::PERF_EVENT,
+        LoadTime::Nothing,
+        TargetClass::Binary,
+        UpdateWay::Beside,
+        FLOOR,
+    ),
+    row(
+        Kind::Kprobe,
+        "kprobe",
+        &["kprobe"],
+        program::KPROBE,
+        attach::PERF_EVENT,
+        LoadTime::Nothing,
+        TargetClass::Function,
+        UpdateWay::Beside,
+        FLOOR,
+    ),
+    row(
+        Kind::Kretprobe,
+        "kretprobe",
+        &["kretprobe"],
+        program::KPROBE,
+        attach::PERF_EVENT,
+        LoadTime::Nothing,
+        TargetClass::Function,
+        UpdateWay::Beside,
+        FLOOR,
+    ),
+    row(
+        Kind::Fentry,
+        "fentry",
+        &["fentry", "fentry.s"],
+        program::TRACING,
+        attach::TRACE_FENTRY,
+        LoadTime::BtfFunction,
+        TargetClass::Function,
+        UpdateWay::Beside,
+        FLOOR,
+    ),
+    row(
+        Kind::Fexit,
+        "fexit",
+        &["fexit", "fexit.s"],
+        program::TRACING,
+        attach::TRACE_FEXIT,
+        LoadTime::BtfFunction,
+        TargetClass::Function,
+        UpdateWay::Beside,
+        FLOOR,
+    ),
+];
+
+#[allow(clippy::too_many_arguments)] // a table's row has as many columns as the table
+const fn row(
+    kind: Kind,
+    name: &'static str,
+    sections: &'static [&'static str],
+    program_type: u32,
+    attach_type: u32,
+    load_time: LoadTime,
+    target: TargetClass,
+    update: UpdateWay,
+    since: Release,
+) -> Row {
+    Row { kind, name, sections, program_type, attach_type, load_time, target, update, since }
+}
+
+impl Kind {
+    /// The kind's row.
+    pub fn row(self) -> &'static Row {
+        // The table is in the order of the enum; a test holds it to that.
+        &KINDS[self as usize]
+    }
+    /// By the key of an `attach` entry.
+    pub fn by_name(name: &str) -> Option<Kind> {
+        KINDS.iter().find(|r| r.name == name).map(|r| r.kind)
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.row().name)
+    }
+}
+
+/// BPF_F_SLEEPABLE.
+const SLEEPABLE: u32 = 1 << 4;
+/// BPF_F_XDP_HAS_FRAGS.
+const XDP_HAS_FRAGS: u32 = 1 << 5;
+
+/// What the kernel fixes when a program is loaded. Two attach points that differ here need two kernel programs of one
+/// function.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LoadAttributes {
+    pub program_type: u32,
+    pub expected_attach_type: u32,
+    pub flags: u32,
+    pub attach_to: AttachTo,
+}
+
+/// What `attach_btf_id` points at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AttachTo {
+    Nothing,
+    Function(String),
+    Tracepoint(String),
+}
+
+impl LoadAttributes {
+    /// For a kind, the attach type of the hook, the name of the target, and the ELF section of the function.
+    pub fn new(kind: Kind, attach_type: u32, target: &str, section: &str) -> Self {
+        let row = kind.row();
+        let head = section.trim_start_matches('?').split('/').next().unwrap_or("");
+        let mut flags = 0;
+        if head.ends_with(".s") {
+            flags |= SLEEPABLE;
+        }
+        if head == "xdp.frags" && kind == Kind::Xdp {
+            flags |= XDP_HAS_FRAGS;
+        }
+        let expected_attach_type = match row.load_time {
+            LoadTime::Nothing => 0,
+            LoadTime::AttachType if row.attach_type == 0 => attach_type,
+            _ => row.attach_type,
+        };
+        let attach_to = match row.load_time {
+            LoadTime::BtfFunction => AttachTo::Function(target.to_owned()),
+            LoadTime::BtfTracepoint => AttachTo::Tracepoint(target.to_owned()),
+            LoadTime::Nothing | LoadTime::AttachType => AttachTo::Nothing,
+        };
+        LoadAttributes { program_type: row.program_type, expected_attach_type, flags, attach_to }
+    }
+
+    /// A text that two equal attributes share and two different ones do not.
+    pub fn canonical(&self) -> String {
+        let to = match &self.attach_to {
+            AttachTo::Nothing => String::new(),
+            AttachTo::Function(name) => format!("func:{name}"),
+            AttachTo::Tracepoint(name) => format!("tp:{name}"),
+        };
+        format!("{}.{}.{}.{to}", self.program_type, self.expected_attach_type, self.flags)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_in_the_order_of_the_enum_and_names_are_unique() {
+        for (i, row) in KINDS.iter().enumerate() {
+            assert_eq!(row.kind as usize, i);
+            assert_eq!(Kind::by_name(row.name), Some(row.kind), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn sleepable_and_frags_come_from_the_section() {
+        let flags = |kind, section| LoadAttributes::new(kind, 0, "f", section).flags;
+        assert_eq!(flags(Kind::Uprobe, "uprobe.s/libc:malloc"), SLEEPABLE);
+        assert_eq!(flags(Kind::Xdp, "?xdp.frags"), XDP_HAS_FRAGS);
+        assert_eq!(flags(Kind::Xdp, "xdp"), 0);
+    }
+
+    #[test]
+    fn two_fentry_targets_are_two_programs_and_two_tcx_directions_are_one() {
+        let fentry = |f| LoadAttributes::new(Kind::Fentry, 0, f, "fentry").canonical();
+        assert_ne!(fentry("a"), fentry("b"));
+        let tcx = |a| LoadAttributes::new(Kind::Tcx, a, "", "tc").canonical();
+        assert_eq!(tcx(attach::TCX_INGRESS), tcx(attach::TCX_EGRESS));
+    }
+}
