@@ -78,7 +78,7 @@ fn parse_table(
     let bad = |reason: String| ObjectError::BadBtf { reason: format!(".BTF.ext: {reason}") };
     let record = r.u32(start)? as usize;
     let needed = if table == 0 { 8 } else { 16 };
-    if record < needed || record > 256 || record % 4 != 0 {
+    if record < needed || record > 256 || !record.is_multiple_of(4) {
         return Err(bad(format!("records of {record} bytes")));
     }
     let mut at = start + 4;
