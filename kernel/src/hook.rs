@@ -13,6 +13,8 @@ pub struct Hook {
     pub attach_type: u32,
     pub target: Target,
     pub options: Options,
+    /// For probes that select pods: the set of cgroups whose tasks count. See [`crate::gate`].
+    pub gate: Option<String>,
 }
 
 /// Options that a link update cannot change: they are part of the link's identity.
@@ -100,7 +102,8 @@ impl Target {
 impl Hook {
     /// What must be fixed when a function from `section` is loaded for this hook.
     pub fn load_attributes(&self, section: &str) -> LoadAttributes {
-        LoadAttributes::new(self.kind, self.attach_type, self.target.name(), section)
+        let attributes = LoadAttributes::new(self.kind, self.attach_type, self.target.name(), section);
+        LoadAttributes { gate: self.gate.clone(), ..attributes }
     }
 
     /// The name of the link's pin: a hash of the function, the hook, the target and every option that a link update
@@ -108,10 +111,11 @@ impl Hook {
     pub fn link_name(&self, function: &str) -> String {
         let Options { xdp_mode, tc_priority } = self.options;
         let text = format!(
-            "{function}\n{}\n{}\n{}\n{xdp_mode:?}\n{tc_priority}",
+            "{function}\n{}\n{}\n{}\n{xdp_mode:?}\n{tc_priority}\n{}",
             self.kind,
             self.attach_type,
-            self.target.identity()
+            self.target.identity(),
+            self.gate.as_deref().unwrap_or("")
         );
         hex_prefix(text.as_bytes())
     }
@@ -133,7 +137,7 @@ mod tests {
     fn xdp(cookie: u64, name: &str) -> Hook {
         let netns = PathBuf::from("/proc/1/ns/net");
         let target = Target::Interface { netns, cookie, ifindex: 3, name: name.into() };
-        Hook { kind: Kind::Xdp, attach_type: 37, target, options: Options::default() }
+        Hook { kind: Kind::Xdp, attach_type: 37, target, options: Options::default(), gate: None }
     }
 
     #[test]

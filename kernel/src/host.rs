@@ -11,6 +11,7 @@ use skep_object::kind::UpdateWay;
 use crate::attach;
 use crate::bpffs::{self, Bpffs, escape};
 use crate::error::KernelError;
+use crate::gate;
 use crate::hook::Hook;
 use crate::load::{self, Loaded};
 use crate::observe;
@@ -174,6 +175,10 @@ impl Kernel for Host {
         Ok(outcome)
     }
 
+    fn set_gate(&self, uid: &str, load: &str, gate: &str, cgroups: &[u64]) -> Result<(), KernelError> {
+        gate::set(self.open_map(uid, load, &gate::map_name(gate))?, cgroups)
+    }
+
     fn attach(&self, uid: &str, name: &str, hook: &Hook, program: &ProgramAt) -> Result<(), KernelError> {
         let program = self.program_fd(uid, program)?;
         bpffs::make_dir(&self.bpffs.links(uid))?;
@@ -190,7 +195,12 @@ impl Kernel for Host {
                 let what = || format!("updating {} on {}", hook.kind, hook.target.display());
                 let link = sys::open_pin(&path).map_err(KernelError::io(what()))?;
                 let old = program::by_id(old).map_err(KernelError::io(what()))?;
-                link::replace(link.as_fd(), new.as_fd(), old.as_fd()).map_err(KernelError::io(what()))
+                link::replace(link.as_fd(), new.as_fd(), old.as_fd()).map_err(|e| match e.raw_os_error() {
+                    Some(libc::ENOLINK) => {
+                        KernelError::TargetNotFound { target: hook.target.display(), why: "it disappeared".into() }
+                    }
+                    _ => KernelError::Io { what: what(), source: e },
+                })
             }
             UpdateWay::Beside => {
                 let link = attach::attach(new.as_fd(), hook)?;
@@ -213,6 +223,10 @@ impl Kernel for Host {
 
     fn remove_load(&self, uid: &str, name: &str) -> Result<(), KernelError> {
         bpffs::remove_tree(&self.bpffs.load(uid, name))
+    }
+
+    fn unload(&self, uid: &str, program: &ProgramAt) -> Result<(), KernelError> {
+        bpffs::unpin(&self.bpffs.load(uid, &program.load).join("progs").join(escape(&program.pin)))
     }
 
     fn discard(&self, uid: &str, staged: &str) -> Result<(), KernelError> {

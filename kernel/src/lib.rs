@@ -13,6 +13,7 @@ pub mod bpffs;
 pub mod cpus;
 pub mod dump;
 pub mod error;
+pub mod gate;
 pub mod hook;
 pub mod host;
 pub mod load;

@@ -14,6 +14,7 @@ use skep_object::map::{MapDef, map_type};
 use skep_object::{InitialValue, ObjectError};
 
 use crate::error::KernelError;
+use crate::gate;
 use crate::seam::{LoadRequest, Variant};
 use crate::sys::map::Map;
 use crate::sys::{self, program};
@@ -55,12 +56,20 @@ pub fn load(
         fill_inner_maps(request, *index, &maps)?;
     }
 
+    let mut gates = BTreeMap::new();
+    for gate in request.variants.iter().filter_map(|v| v.attributes.gate.as_ref()) {
+        let fd = reuse.remove(&gate::map_name(gate)).map_or_else(|| create_map(&gate::map_def(gate), None), Ok)?;
+        gates.insert(gate::map_name(gate), fd);
+    }
+
     let mut programs = BTreeMap::new();
     let mut by_function = BTreeMap::new();
     for key in &selection.programs {
         let Some(function) = object.function(*key) else { continue };
         for variant in variants_of(request, &function.name) {
-            let fd = load_program(request, &linked[key], &variant, &maps, btf, target)?;
+            let gate = variant.attributes.gate.as_ref().and_then(|g| gates.get(&gate::map_name(g)));
+            let gated = gate.map(|fd| gate::prepend(&linked[key], fd.as_fd()));
+            let fd = load_program(request, gated.as_ref().unwrap_or(&linked[key]), &variant, &maps, btf, target)?;
             by_function.entry(*key).or_insert_with(|| variant.pin());
             programs.insert(variant.pin(), fd);
         }
@@ -73,7 +82,7 @@ pub fn load(
             }
         }
     }
-    let maps = maps.into_iter().map(|(i, fd)| (request.maps[i].name.clone(), fd)).collect();
+    let maps = maps.into_iter().map(|(i, fd)| (request.maps[i].name.clone(), fd)).chain(gates).collect();
     Ok(Loaded { maps, programs })
 }
 

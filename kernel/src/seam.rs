@@ -101,6 +101,8 @@ pub trait Kernel: Send + Sync {
     fn observe(&self, uid: &str) -> Result<Observed, KernelError>;
     /// Loads what is missing of `request` under `load`: all of it or nothing when the load is new.
     fn load(&self, uid: &str, load: &str, request: &LoadRequest) -> Result<LoadOutcome, KernelError>;
+    /// Makes a gate of a load let exactly these cgroups pass.
+    fn set_gate(&self, uid: &str, load: &str, gate: &str, cgroups: &[u64]) -> Result<(), KernelError>;
     /// Attaches and pins.
     fn attach(&self, uid: &str, link: &str, hook: &Hook, program: &ProgramAt) -> Result<(), KernelError>;
     /// Puts a program in the place of the one with the id `old`, in the way of the hook's kind.
@@ -109,6 +111,8 @@ pub trait Kernel: Send + Sync {
     fn detach(&self, uid: &str, link: &str) -> Result<(), KernelError>;
     /// Takes a load away: its programs and the maps that no other load keeps.
     fn remove_load(&self, uid: &str, load: &str) -> Result<(), KernelError>;
+    /// Takes a single program of a load away; one that is not there is fine.
+    fn unload(&self, uid: &str, program: &ProgramAt) -> Result<(), KernelError>;
     /// Takes away half-done work of that name.
     fn discard(&self, uid: &str, staged: &str) -> Result<(), KernelError>;
     /// Takes away all that is left of a uid, links first.

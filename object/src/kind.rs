@@ -112,161 +112,22 @@ pub mod attach {
 }
 
 /// The table.
+#[rustfmt::skip] // one row, one line
 pub static KINDS: [Row; 14] = [
-    row(
-        Kind::Xdp,
-        "xdp",
-        &["xdp", "xdp.frags"],
-        program::XDP,
-        attach::XDP,
-        LoadTime::AttachType,
-        TargetClass::Interface,
-        UpdateWay::Swap,
-        FLOOR,
-    ),
-    row(
-        Kind::Tcx,
-        "tcx",
-        &["tcx", "tc", "classifier"],
-        program::SCHED_CLS,
-        0,
-        LoadTime::Nothing,
-        TargetClass::Interface,
-        UpdateWay::Swap,
-        Release(6, 6),
-    ),
-    row(
-        Kind::Tc,
-        "tc",
-        &["tc", "classifier", "tcx"],
-        program::SCHED_CLS,
-        0,
-        LoadTime::Nothing,
-        TargetClass::Interface,
-        UpdateWay::Swap,
-        FLOOR,
-    ),
-    row(
-        Kind::CgroupSkb,
-        "cgroupSkb",
-        &["cgroup_skb", "cgroup"],
-        program::CGROUP_SKB,
-        0,
-        LoadTime::AttachType,
-        TargetClass::Cgroup,
-        UpdateWay::Swap,
-        FLOOR,
-    ),
-    row(
-        Kind::CgroupSockAddr,
-        "cgroupSockAddr",
-        &["cgroup"],
-        program::CGROUP_SOCK_ADDR,
-        0,
-        LoadTime::AttachType,
-        TargetClass::Cgroup,
-        UpdateWay::Swap,
-        FLOOR,
-    ),
-    row(
-        Kind::Tracepoint,
-        "tracepoint",
-        &["tracepoint", "tp"],
-        program::TRACEPOINT,
-        attach::PERF_EVENT,
-        LoadTime::Nothing,
-        TargetClass::Event,
-        UpdateWay::Beside,
-        FLOOR,
-    ),
-    row(
-        Kind::RawTracepoint,
-        "rawTracepoint",
-        &["raw_tracepoint", "raw_tp"],
-        program::RAW_TRACEPOINT,
-        0,
-        LoadTime::Nothing,
-        TargetClass::Event,
-        UpdateWay::Beside,
-        FLOOR,
-    ),
-    row(
-        Kind::BtfTracepoint,
-        "btfTracepoint",
-        &["tp_btf"],
-        program::TRACING,
-        attach::TRACE_RAW_TP,
-        LoadTime::BtfTracepoint,
-        TargetClass::Event,
-        UpdateWay::Beside,
-        FLOOR,
-    ),
-    row(
-        Kind::Uprobe,
-        "uprobe",
-        &["uprobe", "uprobe.s"],
-        program::KPROBE,
-        attach::PERF_EVENT,
-        LoadTime::Nothing,
-        TargetClass::Binary,
-        UpdateWay::Beside,
-        FLOOR,
-    ),
-    row(
-        Kind::Uretprobe,
-        "uretprobe",
-        &["uretprobe", "uretprobe.s"],
-        program::KPROBE,
-        attach::PERF_EVENT,
-        LoadTime::Nothing,
-        TargetClass::Binary,
-        UpdateWay::Beside,
-        FLOOR,
-    ),
-    row(
-        Kind::Kprobe,
-        "kprobe",
-        &["kprobe"],
-        program::KPROBE,
-        attach::PERF_EVENT,
-        LoadTime::Nothing,
-        TargetClass::Function,
-        UpdateWay::Beside,
-        FLOOR,
-    ),
-    row(
-        Kind::Kretprobe,
-        "kretprobe",
-        &["kretprobe"],
-        program::KPROBE,
-        attach::PERF_EVENT,
-        LoadTime::Nothing,
-        TargetClass::Function,
-        UpdateWay::Beside,
-        FLOOR,
-    ),
-    row(
-        Kind::Fentry,
-        "fentry",
-        &["fentry", "fentry.s"],
-        program::TRACING,
-        attach::TRACE_FENTRY,
-        LoadTime::BtfFunction,
-        TargetClass::Function,
-        UpdateWay::Beside,
-        FLOOR,
-    ),
-    row(
-        Kind::Fexit,
-        "fexit",
-        &["fexit", "fexit.s"],
-        program::TRACING,
-        attach::TRACE_FEXIT,
-        LoadTime::BtfFunction,
-        TargetClass::Function,
-        UpdateWay::Beside,
-        FLOOR,
-    ),
+    row(Kind::Xdp, "xdp", &["xdp", "xdp.frags"], program::XDP, attach::XDP, LoadTime::AttachType, TargetClass::Interface, UpdateWay::Swap, FLOOR),
+    row(Kind::Tcx, "tcx", &["tcx", "tc", "classifier"], program::SCHED_CLS, 0, LoadTime::Nothing, TargetClass::Interface, UpdateWay::Swap, Release(6, 6)),
+    row(Kind::Tc, "tc", &["tc", "classifier", "tcx"], program::SCHED_CLS, 0, LoadTime::Nothing, TargetClass::Interface, UpdateWay::Swap, FLOOR),
+    row(Kind::CgroupSkb, "cgroupSkb", &["cgroup_skb", "cgroup"], program::CGROUP_SKB, 0, LoadTime::AttachType, TargetClass::Cgroup, UpdateWay::Swap, FLOOR),
+    row(Kind::CgroupSockAddr, "cgroupSockAddr", &["cgroup"], program::CGROUP_SOCK_ADDR, 0, LoadTime::AttachType, TargetClass::Cgroup, UpdateWay::Swap, FLOOR),
+    row(Kind::Tracepoint, "tracepoint", &["tracepoint", "tp"], program::TRACEPOINT, attach::PERF_EVENT, LoadTime::Nothing, TargetClass::Event, UpdateWay::Beside, FLOOR),
+    row(Kind::RawTracepoint, "rawTracepoint", &["raw_tracepoint", "raw_tp"], program::RAW_TRACEPOINT, 0, LoadTime::Nothing, TargetClass::Event, UpdateWay::Beside, FLOOR),
+    row(Kind::BtfTracepoint, "btfTracepoint", &["tp_btf"], program::TRACING, attach::TRACE_RAW_TP, LoadTime::BtfTracepoint, TargetClass::Event, UpdateWay::Beside, FLOOR),
+    row(Kind::Uprobe, "uprobe", &["uprobe", "uprobe.s"], program::KPROBE, attach::PERF_EVENT, LoadTime::Nothing, TargetClass::Binary, UpdateWay::Beside, FLOOR),
+    row(Kind::Uretprobe, "uretprobe", &["uretprobe", "uretprobe.s"], program::KPROBE, attach::PERF_EVENT, LoadTime::Nothing, TargetClass::Binary, UpdateWay::Beside, FLOOR),
+    row(Kind::Kprobe, "kprobe", &["kprobe"], program::KPROBE, attach::PERF_EVENT, LoadTime::Nothing, TargetClass::Function, UpdateWay::Beside, FLOOR),
+    row(Kind::Kretprobe, "kretprobe", &["kretprobe"], program::KPROBE, attach::PERF_EVENT, LoadTime::Nothing, TargetClass::Function, UpdateWay::Beside, FLOOR),
+    row(Kind::Fentry, "fentry", &["fentry", "fentry.s"], program::TRACING, attach::TRACE_FENTRY, LoadTime::BtfFunction, TargetClass::Function, UpdateWay::Beside, FLOOR),
+    row(Kind::Fexit, "fexit", &["fexit", "fexit.s"], program::TRACING, attach::TRACE_FEXIT, LoadTime::BtfFunction, TargetClass::Function, UpdateWay::Beside, FLOOR),
 ];
 
 #[allow(clippy::too_many_arguments)] // a table's row has as many columns as the table
@@ -315,6 +176,8 @@ pub struct LoadAttributes {
     pub expected_attach_type: u32,
     pub flags: u32,
     pub attach_to: AttachTo,
+    /// The set of cgroups whose tasks the program runs for; `None`: for all.
+    pub gate: Option<String>,
 }
 
 /// What `attach_btf_id` points at.
@@ -347,7 +210,7 @@ impl LoadAttributes {
             LoadTime::BtfTracepoint => AttachTo::Tracepoint(target.to_owned()),
             LoadTime::Nothing | LoadTime::AttachType => AttachTo::Nothing,
         };
-        LoadAttributes { program_type: row.program_type, expected_attach_type, flags, attach_to }
+        LoadAttributes { program_type: row.program_type, expected_attach_type, flags, attach_to, gate: None }
     }
 
     /// A text that two equal attributes share and two different ones do not.
@@ -357,7 +220,8 @@ impl LoadAttributes {
             AttachTo::Function(name) => format!("func:{name}"),
             AttachTo::Tracepoint(name) => format!("tp:{name}"),
         };
-        format!("{}.{}.{}.{to}", self.program_type, self.expected_attach_type, self.flags)
+        let gate = self.gate.as_deref().unwrap_or("");
+        format!("{}.{}.{}.{to}.{gate}", self.program_type, self.expected_attach_type, self.flags)
     }
 }
 

@@ -171,6 +171,35 @@ fn uretprobe() {
     fires(&f, "trace", "on_uretprobe", 4, &hook(Kind::Uretprobe, 0, probed_target()), call_probed);
 }
 
+/// Two processes call the same function of the same file; only the one in the gate's cgroup counts.
+#[test]
+fn a_gate_lets_only_selected_cgroups_count() {
+    let mut f = Fixture::new();
+    let cgroup = f.cgroup();
+    let Target::Cgroup { id, .. } = cgroup else { panic!() };
+    let libc = std::path::PathBuf::from("/bin/sh");
+    let identity = skep_kernel::attach::file_identity(&libc).unwrap();
+    // The entry point of the shell: run once by each new process.
+    let bytes = std::fs::read(&libc).unwrap();
+    let offset = u64::from_le_bytes(bytes[24..32].try_into().unwrap());
+    let target = Target::Binary { path: libc, identity, offset, name: "sh:entry".into() };
+    let mut gated = hook(Kind::Uprobe, 0, target);
+    gated.gate = Some("web".into());
+    let request = request(&object("trace"), &[("on_uprobe", &gated)], &[]);
+    f.load("l1", &request);
+    f.attach("l1", "on_uprobe", &request, &gated);
+    f.in_cgroup("exec /bin/sh -c :");
+    assert_eq!(f.hits("l1", 3), 0, "an empty gate lets nobody pass");
+    f.host.set_gate(&f.uid, "l1", "web", &[id]).unwrap();
+    super::fixture::run("/bin/sh", &["-c", ":"]);
+    assert_eq!(f.hits("l1", 3), 0, "a process outside of the cgroup counted");
+    f.in_cgroup("exec /bin/sh -c :");
+    assert_eq!(f.hits("l1", 3), 1);
+    f.host.set_gate(&f.uid, "l1", "web", &[]).unwrap();
+    f.in_cgroup("exec /bin/sh -c :");
+    assert_eq!(f.hits("l1", 3), 1, "a gate that was shut let somebody pass");
+}
+
 fn has_kprobes() -> bool {
     std::path::Path::new("/sys/bus/event_source/devices/kprobe").exists()
 }

@@ -171,5 +171,5 @@ pub fn request(object: &Arc<Object>, hooks: &[(&str, &Hook)], globals: &[(&str, 
 
 pub fn hook(kind: Kind, attach_type: u32, target: Target) -> Hook {
     let attach_type = if attach_type == 0 { kind.row().attach_type } else { attach_type };
-    Hook { kind, attach_type, target, options: Options::default() }
+    Hook { kind, attach_type, target, options: Options::default(), gate: None }
 }
