@@ -220,3 +220,82 @@ async fn a_private_authority_is_trusted_when_it_is_given() {
     };
     assert_eq!(Registry::new(&broken).unwrap_err().reason(), "Internal");
 }
+
+/// A manifest or an index as others push them, by oci-client itself.
+struct Others<'a> {
+    client: oci_client::Client,
+    host: &'a str,
+}
+
+impl Others<'_> {
+    async fn push(&self, reference: &str, blobs: &[&[u8]], media_type: &str, manifest: &serde_json::Value) -> Digest {
+        let reference: oci_client::Reference = format!("{}/{reference}", self.host).parse().unwrap();
+        for bytes in blobs {
+            self.client.push_blob(&reference, bytes.to_vec(), Digest::of(bytes).as_str()).await.unwrap();
+        }
+        let bytes = manifest.to_string().into_bytes();
+        let digest = Digest::of(&bytes);
+        self.client.push_manifest_raw(&reference, bytes, media_type.parse().unwrap()).await.unwrap();
+        digest
+    }
+}
+
+fn descriptor(media_type: &str, bytes: &[u8]) -> serde_json::Value {
+    serde_json::json!({"mediaType": media_type, "digest": Digest::of(bytes), "size": bytes.len()})
+}
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+#[tokio::test]
+async fn images_of_others_are_read_also_by_an_index() {
+    use serde_json::json;
+    let Some(running) = start(&Wants { password: false, tls: None }) else { return };
+    let protocol = oci_client::client::ClientProtocol::Http;
+    let config = oci_client::client::ClientConfig { protocol, ..Default::default() };
+    let others = Others { client: oci_client::Client::new(config), host: &running.host };
+
+    // bpfman: a container image whose one layer is a packed tar with one object.
+    let mut archive = tar::Builder::new(flate2::write::GzEncoder::new(vec![], flate2::Compression::fast()));
+    let mut header = tar::Header::new_gnu();
+    header.set_size(object(5).len() as u64);
+    header.set_mode(0o644);
+    archive.append_data(&mut header, "flows.o", &object(5)[..]).unwrap();
+    let layer = archive.into_inner().unwrap().finish().unwrap();
+    let bpfman = json!({"schemaVersion": 2, "mediaType": MANIFEST,
+        "config": descriptor("application/vnd.oci.image.config.v1+json", b"{}"),
+        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &layer)]});
+    let bpfman_digest = others.push("ebpf/bpfman:v1", &[b"{}", &layer], MANIFEST, &bpfman).await;
+
+    // Inspektor Gadget: an index over architectures, and a layer of its own type among others.
+    let gadget = json!({"schemaVersion": 2, "mediaType": MANIFEST,
+        "config": descriptor("application/vnd.gadget.config.v1+yaml", b"{}"),
+        "layers": [descriptor("application/vnd.gadget.wasm.program.v1+binary", b"wasm"),
+            descriptor("application/vnd.gadget.ebpf.program.v1+binary", &object(6))]});
+    let gadget_digest = others.push("ebpf/gadget:one", &[b"{}", b"wasm", &object(6)], MANIFEST, &gadget).await;
+    let size = gadget.to_string().len();
+    let entry = |architecture: &str| {
+        json!({"mediaType": MANIFEST, "digest": gadget_digest, "size": size,
+            "platform": {"os": "linux", "architecture": architecture}})
+    };
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry("amd64"), entry("arm64")]});
+    let index_digest = others.push("ebpf/gadget:v1", &[], INDEX, &index).await;
+    let foreign = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry("s390x")]});
+    let foreign_digest = others.push("ebpf/gadget:s390x", &[], INDEX, &foreign).await;
+
+    let registry = plain(&running.host);
+    let expected = [
+        ("ebpf/bpfman:v1", bpfman_digest, 5, Format::Bpfman),
+        ("ebpf/gadget:one", gadget_digest.clone(), 6, Format::InspektorGadget),
+        ("ebpf/gadget:v1", index_digest, 6, Format::InspektorGadget),
+    ];
+    for (name, digest, filling, format) in expected {
+        let reference = format!("{}/{name}", running.host);
+        assert_eq!(registry.resolve(&reference, &Auth::Anonymous).await.unwrap(), digest);
+        let pulled = registry.pull(&reference, &digest, &Auth::Anonymous).await.unwrap();
+        assert_eq!((pulled.digest, pulled.object, pulled.format), (digest, object(filling), format));
+    }
+    let reference = format!("{}/ebpf/gadget:s390x", running.host);
+    let error = registry.pull(&reference, &foreign_digest, &Auth::Anonymous).await.unwrap_err();
+    is(&error, "ImageInvalid", "only for linux/s390x");
+}
