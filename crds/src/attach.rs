@@ -49,3 +49,44 @@ fn one_hook(schema: &mut Schema) {
         "an attach entry names exactly one hook, such as {xdp: {interfaces: {primary: true}}}; for more hooks write more entries",
     );
 }
+
+impl Attach {
+    /// The kind's name in the API, `cgroupSkb`: the key of the kind table, of `EbpfNode`'s `programKinds` and of metrics.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Xdp(_) => "xdp",
+            Self::Tcx(_) => "tcx",
+            Self::Tc(_) => "tc",
+            Self::CgroupSkb(_) => "cgroupSkb",
+            Self::CgroupSockAddr(_) => "cgroupSockAddr",
+            Self::Tracepoint(_) => "tracepoint",
+            Self::RawTracepoint(_) => "rawTracepoint",
+            Self::BtfTracepoint(_) => "btfTracepoint",
+            Self::Uprobe(_) => "uprobe",
+            Self::Uretprobe(_) => "uretprobe",
+            Self::Kprobe(_) => "kprobe",
+            Self::Kretprobe(_) => "kretprobe",
+            Self::Fentry(_) => "fentry",
+            Self::Fexit(_) => "fexit",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kind_is_the_name_in_the_api() {
+        let full: serde_json::Value = serde_yaml_ng::from_str(include_str!("../tests/golden/full.yaml")).unwrap();
+        let programs = full["programs"].as_array().unwrap();
+        let entries = programs.iter().flat_map(|program| program["attach"].as_array().unwrap());
+        let mut kinds = std::collections::BTreeSet::new();
+        for entry in entries {
+            let attach: Attach = serde_json::from_value(entry.clone()).unwrap();
+            assert_eq!(entry.as_object().unwrap().keys().collect::<Vec<_>>(), [attach.kind()]);
+            kinds.insert(attach.kind());
+        }
+        assert_eq!(kinds.len(), 14, "the golden spec has every kind");
+    }
+}
