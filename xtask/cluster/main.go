@@ -18,6 +18,8 @@ import (
 	_ "k8s.io/component-base/logs/json/register"
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
 	_ "k8s.io/component-base/metrics/prometheus/version"
+	kubectl "k8s.io/kubectl/pkg/cmd"
+	kubectlutil "k8s.io/kubectl/pkg/cmd/util"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllermanager "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
@@ -35,22 +37,27 @@ func command(name string) *cobra.Command {
 		return scheduler.NewSchedulerCommand()
 	case "kube-proxy":
 		return proxy.NewProxyCommand()
+	case "kubelet":
+		return kubelet.NewKubeletCommand(context.Background())
 	}
 	return nil
 }
 
 func main() {
 	name := filepath.Base(os.Args[0])
-	if len(os.Args) > 1 && name != "kubelet" && command(name) == nil {
-		name = os.Args[1]
-		os.Args = append(os.Args[:1:1], os.Args[2:]...)
+	if name == "kubectl" {
+		// For machines without one of their own.
+		kubectlutil.CheckErr(cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()))
+		return
 	}
 	part := command(name)
-	if name == "kubelet" {
-		part = kubelet.NewKubeletCommand(context.Background())
+	if part == nil && len(os.Args) > 1 {
+		name = os.Args[1]
+		os.Args = append(os.Args[:1:1], os.Args[2:]...)
+		part = command(name)
 	}
 	if part == nil {
-		fmt.Fprintf(os.Stderr, "skep-cluster: %q is none of kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy, kubelet\n", name)
+		fmt.Fprintf(os.Stderr, "skep-cluster: %q is none of kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy, kubelet, kubectl\n", name)
 		os.Exit(2)
 	}
 	os.Exit(cli.Run(part))

@@ -1,7 +1,9 @@
 #![forbid(unsafe_code)]
 //! `cargo xtask`: everything that is done to the repository and is not `cargo build`.
 
+mod cluster;
 mod codegen;
+mod image;
 mod repo;
 mod step;
 
@@ -10,12 +12,26 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "Build, set up, generate, test and measure Skep", max_term_width = 120)]
 enum Xtask {
+    /// A real one-node Kubernetes on this machine
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
     /// Write the generated files: CRDs, gRPC code
     Codegen(codegen::Codegen),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> std::process::ExitCode {
+    match run() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<()> {
     match Xtask::parse() {
+        Xtask::Cluster(command) => command.run(),
         Xtask::Codegen(command) => command.run(),
     }
 }

@@ -1,0 +1,50 @@
+//! `cargo xtask cluster`: a real Kubernetes of one node on this machine: etcd, API server, controller manager, scheduler,
+//! containerd, kubelet, kube-proxy and a registry.
+//!
+//! Guarantees: `down` takes back all that `up` did, also after an `up` that failed half way or was interrupted.
+//! Assumptions: root; `cargo xtask setup --only cluster` has run. One cluster per machine.
+
+mod config;
+mod down;
+mod host;
+mod layout;
+mod pki;
+mod process;
+mod state;
+mod status;
+mod up;
+
+use anyhow::Result;
+
+#[derive(Debug, clap::Subcommand)]
+#[command(
+    after_help = "Example: cargo xtask cluster up && export KUBECONFIG=$PWD/target/cluster/kubeconfig && kubectl get node"
+)]
+pub enum Cluster {
+    /// Start the cluster and wait until its node is ready
+    Up,
+    /// End the cluster and remove all that it made on the machine
+    Down,
+    /// Show the cluster's processes
+    Status {
+        /// How to print it
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: status::Format,
+    },
+    /// Import an image archive (docker or OCI) into the node's container runtime
+    Import {
+        /// As `cargo xtask image build` writes it
+        archive: std::path::PathBuf,
+    },
+}
+
+impl Cluster {
+    pub fn run(&self) -> Result<()> {
+        match self {
+            Self::Up => up::up(),
+            Self::Down => down::down(),
+            Self::Status { output } => status::show(*output),
+            Self::Import { archive } => up::import(archive),
+        }
+    }
+}

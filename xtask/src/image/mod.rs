@@ -1,0 +1,3 @@
+//! `cargo xtask image`: container images of the operator and the agent, without a daemon.
+
+pub mod layout;
