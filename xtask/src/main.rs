@@ -1,6 +1,8 @@
 #![forbid(unsafe_code)]
 //! `cargo xtask`: everything that is done to the repository and is not `cargo build`.
 
+mod bpf;
+mod build;
 mod cluster;
 mod codegen;
 mod image;
@@ -12,6 +14,11 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "Build, set up, generate, test and measure Skep", max_term_width = 120)]
 enum Xtask {
+    /// Build what is shipped: static binaries and eBPF objects
+    Build(build::Build),
+    /// Container images of the operator and the agent
+    #[command(subcommand)]
+    Image(image::Image),
     /// A real one-node Kubernetes on this machine
     #[command(subcommand)]
     Cluster(cluster::Cluster),
@@ -31,6 +38,8 @@ fn main() -> std::process::ExitCode {
 
 fn run() -> anyhow::Result<()> {
     match Xtask::parse() {
+        Xtask::Build(command) => command.run(),
+        Xtask::Image(command) => command.run(),
         Xtask::Cluster(command) => command.run(),
         Xtask::Codegen(command) => command.run(),
     }

@@ -173,6 +173,7 @@ pub fn controller_manager_args() -> Vec<String> {
         "--leader-elect=false".into(),
         "--bind-address=127.0.0.1".into(),
         format!("--cert-dir={}", dir("controller-manager")),
+        format!("--flex-volume-plugin-dir={}", dir("volume-plugins")),
     ]
 }
 

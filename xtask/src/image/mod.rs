@@ -1,3 +1,152 @@
 //! `cargo xtask image`: container images of the operator and the agent, without a daemon.
 
 pub mod layout;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{build, repo, step};
+use layout::{Binary, write_archive};
+
+#[derive(Debug, clap::Subcommand)]
+#[command(after_help = "Example: cargo xtask image push --registry 10.98.0.1:5000/skep --ca target/cluster/pki/ca.crt")]
+pub enum Image {
+    /// Build the images of the operator and the agent, and a busybox for tests, under target/images
+    Build {
+        /// Images to build; all when absent
+        #[arg(long, value_parser = ["skep-operator", "skep-agent", "busybox"])]
+        only: Vec<String>,
+    },
+    /// Build, then push to a registry
+    Push {
+        /// Images to push; all when absent
+        #[arg(long, value_parser = ["skep-operator", "skep-agent", "busybox"])]
+        only: Vec<String>,
+        /// Host, port and path in front of the image's name
+        #[arg(long)]
+        registry: String,
+        #[arg(long, default_value = "dev")]
+        tag: String,
+        /// Certificate authority of the registry
+        #[arg(long)]
+        ca: Option<PathBuf>,
+        /// Speak HTTP to the registry
+        #[arg(long, conflicts_with = "ca")]
+        plain_http: bool,
+    },
+}
+
+struct Part {
+    name: &'static str,
+    /// What cargo calls the binary.
+    binary: Option<&'static str>,
+    path: &'static str,
+    user: &'static str,
+    links: &'static [&'static str],
+}
+
+/// The agent is root: it talks to the kernel. Its capabilities are the chart's matter.
+const PARTS: [Part; 3] = [
+    Part {
+        name: "skep-operator",
+        binary: Some("skep-operator"),
+        path: "/skep-operator",
+        user: "65532:65532",
+        links: &[],
+    },
+    Part { name: "skep-agent", binary: Some("skep-node-agent"), path: "/skep-agent", user: "0:0", links: &[] },
+    Part {
+        name: "busybox",
+        binary: None,
+        path: "/bin/busybox",
+        user: "0:0",
+        links: &[
+            "/bin/sh",
+            "/bin/sleep",
+            "/bin/wget",
+            "/bin/nc",
+            "/bin/httpd",
+            "/bin/ip",
+            "/bin/ls",
+            "/bin/cat",
+            "/bin/mount",
+        ],
+    },
+];
+
+impl Image {
+    pub fn run(&self) -> Result<()> {
+        match self {
+            Self::Build { only } => build_all(&chosen(only)),
+            Self::Push { only, registry, tag, ca, plain_http } => {
+                let parts = chosen(only);
+                build_all(&parts)?;
+                let certificates = Certificates::of(ca.as_deref())?;
+                parts.iter().try_for_each(|part| {
+                    push(part, &format!("{registry}/{}:{tag}", part.name), certificates.as_ref(), *plain_http)
+                })
+            }
+        }
+    }
+}
+
+fn chosen(only: &[String]) -> Vec<&'static Part> {
+    PARTS.iter().filter(|part| only.is_empty() || only.iter().any(|name| name == part.name)).collect()
+}
+
+fn push(part: &Part, reference: &str, certificates: Option<&Certificates>, plain_http: bool) -> Result<()> {
+    let mut skopeo = Command::new("skopeo");
+    skopeo.args(["copy", "--insecure-policy"]);
+    if let Some(certificates) = certificates {
+        skopeo.arg("--dest-cert-dir").arg(certificates.0.path());
+    } else if plain_http {
+        skopeo.arg("--dest-tls-verify=false");
+    }
+    skopeo.arg(format!("oci-archive:{}", archive(part).display())).arg(format!("docker://{reference}"));
+    step::run(&format!("push {}", part.name), &mut skopeo)?;
+    println!("{reference}");
+    Ok(())
+}
+
+/// skopeo reads authorities from a directory.
+struct Certificates(tempfile::TempDir);
+
+impl Certificates {
+    fn of(ca: Option<&Path>) -> Result<Option<Self>> {
+        let Some(ca) = ca else { return Ok(None) };
+        let dir = tempfile::tempdir()?;
+        std::fs::copy(ca, dir.path().join("ca.crt")).with_context(|| format!("cannot read {}", ca.display()))?;
+        Ok(Some(Self(dir)))
+    }
+}
+
+fn archive(part: &Part) -> PathBuf {
+    repo::root().join("target/images").join(format!("{}.tar", part.name))
+}
+
+fn build_all(parts: &[&Part]) -> Result<()> {
+    if parts.iter().any(|part| part.binary.is_some()) {
+        build::binaries()?;
+    }
+    for part in parts {
+        let file = match part.binary {
+            Some(name) => build::binary(name),
+            None => repo::find("busybox").context("busybox is missing: run `cargo xtask setup --only cluster`")?,
+        };
+        if !is_static(&file)? {
+            bail!("{} is not static, and its image has no libraries", file.display());
+        }
+        let binary = Binary { file: &file, path: part.path, user: part.user, links: part.links };
+        write_archive(&binary, &format!("skep.dev/{}:dev", part.name), &archive(part))?;
+        println!("{}", archive(part).display());
+    }
+    Ok(())
+}
+
+/// No program interpreter: `PT_INTERP` names ld.so.
+fn is_static(file: &Path) -> Result<bool> {
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(!bytes.windows(9).take(4096).any(|window| window == b"/ld-linux"))
+}
