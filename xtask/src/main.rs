@@ -7,6 +7,7 @@ mod cluster;
 mod codegen;
 mod image;
 mod repo;
+mod setup;
 mod step;
 
 use clap::Parser;
@@ -14,6 +15,8 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "Build, set up, generate, test and measure Skep", max_term_width = 120)]
 enum Xtask {
+    /// Install what is missing for building and testing
+    Setup(setup::Setup),
     /// Build what is shipped: static binaries and eBPF objects
     Build(build::Build),
     /// Container images of the operator and the agent
@@ -38,6 +41,7 @@ fn main() -> std::process::ExitCode {
 
 fn run() -> anyhow::Result<()> {
     match Xtask::parse() {
+        Xtask::Setup(command) => command.run(),
         Xtask::Build(command) => command.run(),
         Xtask::Image(command) => command.run(),
         Xtask::Cluster(command) => command.run(),

@@ -21,8 +21,14 @@ const SYSCTLS: [&str; 6] = [
 ];
 
 /// Paths that the parts make wherever they are told to keep their state.
-const HARD_CODED: [&str; 6] =
-    ["/var/lib/kubelet", "/var/log/containers", "/var/lib/cni", "/run/containerd", "/run/kubernetes", "/usr/libexec/kubernetes"];
+const HARD_CODED: [&str; 6] = [
+    "/var/lib/kubelet",
+    "/var/log/containers",
+    "/var/lib/cni",
+    "/run/containerd",
+    "/run/kubernetes",
+    "/usr/libexec/kubernetes",
+];
 
 const BPFFS: &str = "/sys/fs/bpf";
 
