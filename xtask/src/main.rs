@@ -3,18 +3,24 @@
 
 mod bpf;
 mod build;
+mod ci;
 mod cluster;
 mod codegen;
 mod image;
 mod repo;
 mod setup;
 mod step;
+mod test;
 
 use clap::Parser;
 
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", about = "Build, set up, generate, test and measure Skep", max_term_width = 120)]
 enum Xtask {
+    /// Everything that a change has to pass
+    Ci,
+    /// Run the tests, by level
+    Test(test::Test),
     /// Install what is missing for building and testing
     Setup(setup::Setup),
     /// Build what is shipped: static binaries and eBPF objects
@@ -41,6 +47,8 @@ fn main() -> std::process::ExitCode {
 
 fn run() -> anyhow::Result<()> {
     match Xtask::parse() {
+        Xtask::Ci => ci::run(),
+        Xtask::Test(command) => command.run(),
         Xtask::Setup(command) => command.run(),
         Xtask::Build(command) => command.run(),
         Xtask::Image(command) => command.run(),

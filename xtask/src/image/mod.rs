@@ -1,5 +1,6 @@
 //! `cargo xtask image`: container images of the operator and the agent, without a daemon.
 
+mod bytecode;
 pub mod layout;
 
 use std::path::{Path, PathBuf};
@@ -29,13 +30,28 @@ pub enum Image {
         registry: String,
         #[arg(long, default_value = "dev")]
         tag: String,
-        /// Certificate authority of the registry
-        #[arg(long)]
-        ca: Option<PathBuf>,
-        /// Speak HTTP to the registry
-        #[arg(long, conflicts_with = "ca")]
-        plain_http: bool,
+        #[command(flatten)]
+        connection: Connection,
     },
+    /// Push an eBPF object as a bytecode image, and print its reference by digest
+    Bytecode {
+        /// As `cargo xtask build --only ebpf` makes it
+        object: PathBuf,
+        /// Where to: host:port/path:tag
+        reference: String,
+        #[command(flatten)]
+        connection: Connection,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+pub struct Connection {
+    /// Certificate authority of the registry
+    #[arg(long)]
+    ca: Option<PathBuf>,
+    /// Speak HTTP to the registry
+    #[arg(long, conflicts_with = "ca")]
+    plain_http: bool,
 }
 
 struct Part {
@@ -80,12 +96,13 @@ impl Image {
     pub fn run(&self) -> Result<()> {
         match self {
             Self::Build { only } => build_all(&chosen(only)),
-            Self::Push { only, registry, tag, ca, plain_http } => {
+            Self::Bytecode { object, reference, connection } => bytecode::push(object, reference, connection),
+            Self::Push { only, registry, tag, connection } => {
                 let parts = chosen(only);
                 build_all(&parts)?;
-                let certificates = Certificates::of(ca.as_deref())?;
+                let certificates = Certificates::of(connection.ca.as_deref())?;
                 parts.iter().try_for_each(|part| {
-                    push(part, &format!("{registry}/{}:{tag}", part.name), certificates.as_ref(), *plain_http)
+                    push(part, &format!("{registry}/{}:{tag}", part.name), certificates.as_ref(), connection.plain_http)
                 })
             }
         }

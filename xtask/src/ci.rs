@@ -1,0 +1,27 @@
+//! `cargo xtask ci`: what a change has to pass, cheapest first.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::{repo, step, test};
+
+pub fn run() -> Result<()> {
+    let cargo = |words: &[&str]| {
+        let mut cargo = Command::new("cargo");
+        cargo.current_dir(repo::root()).args(words);
+        cargo
+    };
+    step::run("cargo fmt", &mut cargo(&["fmt", "--all", "--check"]))?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    step::run("cargo clippy", &mut cargo(&clippy))?;
+    step::run("codegen is current", &mut cargo(&["xtask", "codegen", "--check"]))?;
+    let deny = repo::tool("cargo-deny");
+    if !deny.is_file() {
+        bail!("{} is missing: run `cargo xtask setup --only build`", deny.display());
+    }
+    let mut check = Command::new(deny);
+    check.current_dir(repo::root()).args(["--offline", "check", "licenses", "bans"]);
+    step::run("cargo deny", &mut check)?;
+    test::Test::all().run()
+}

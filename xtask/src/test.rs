@@ -1,0 +1,152 @@
+//! `cargo xtask test`: the tests by level, each with what it needs. A level that cannot run is skipped, says why, and is
+//! counted; the last line sums up.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{repo, step};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Level {
+    /// Pure logic; needs nothing
+    Unit,
+    /// bpf(2) of this host; needs root
+    Kernel,
+}
+
+const LEVELS: [Level; 2] = [Level::Unit, Level::Kernel];
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example: cargo xtask test --only unit rollout   # the unit tests with `rollout` in their name")]
+pub struct Test {
+    /// Run one level only
+    #[arg(long, value_enum)]
+    only: Option<Level>,
+    /// Run the tests whose name has this in it
+    filter: Option<String>,
+}
+
+impl Test {
+    pub fn all() -> Self {
+        Self { only: None, filter: None }
+    }
+
+    pub fn run(&self) -> Result<()> {
+        let mut sum = Count::default();
+        for level in LEVELS.into_iter().filter(|level| self.only.is_none_or(|only| only == *level)) {
+            let start = Instant::now();
+            let count = match level.obstacle()? {
+                Some(reason) => {
+                    println!("{}: SKIPPED: {reason}", level.name());
+                    Count { skipped: 1, ..Count::default() }
+                }
+                None => level.run(self.filter.as_deref())?,
+            };
+            println!("{}: {count} ({:.1} s)", level.name(), start.elapsed().as_secs_f64());
+            sum.add(&count);
+        }
+        // Alone on the last line: machines read it.
+        println!("{sum}");
+        if sum.failed > 0 { bail!("{} tests failed", sum.failed) } else { Ok(()) }
+    }
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Unit => "unit",
+            Self::Kernel => "kernel",
+        }
+    }
+
+    /// Why this level cannot run here.
+    fn obstacle(self) -> Result<Option<String>> {
+        Ok(match self {
+            Self::Unit => None,
+            Self::Kernel if step::ask(Command::new("id").arg("-u"))? != "0" => Some("needs root".into()),
+            Self::Kernel => None,
+        })
+    }
+
+    fn run(self, filter: Option<&str>) -> Result<Count> {
+        let mut cargo = Command::new("cargo");
+        cargo.current_dir(repo::root()).args(["test", "--no-fail-fast"]);
+        match self {
+            // The kernel crate's integration tests are the kernel level.
+            Self::Unit => cargo.args(["--workspace", "--exclude", "skep-kernel"]),
+            Self::Kernel => cargo.args(["--package", "skep-kernel"]),
+        };
+        cargo.arg("--").args(filter);
+        if self == Self::Kernel {
+            // They share the host's links and bpffs.
+            cargo.arg("--test-threads=1");
+        }
+        count(&mut cargo)
+    }
+}
+
+/// Runs a test command, passing its output on, and sums up the result lines in it.
+fn count(cargo: &mut Command) -> Result<Count> {
+    let mut child = cargo.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cargo does not start")?;
+    let output = child.stdout.take().context("cargo has no output")?;
+    let mut count = Count::default();
+    for line in BufReader::new(output).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        writeln!(std::io::stdout(), "{line}")?;
+        if let Some(result) = Count::parse(&line) {
+            count.add(&result);
+        }
+    }
+    let status = child.wait()?;
+    if !status.success() && count.failed == 0 {
+        // A crate that does not compile, or a test binary that died, reports no number.
+        count.failed = 1;
+    }
+    Ok(count)
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Count {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+impl Count {
+    /// Of a line `test result: ok. 5 passed; 0 failed; 1 ignored; ...`.
+    fn parse(line: &str) -> Option<Self> {
+        let (_, numbers) = line.strip_prefix("test result: ")?.split_once(". ")?;
+        let of = |what: &str| {
+            let part = numbers.split("; ").find(|part| part.ends_with(what))?;
+            part.split(' ').next()?.parse().ok()
+        };
+        Some(Self { passed: of(" passed")?, failed: of(" failed")?, skipped: of(" ignored")? })
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+impl std::fmt::Display for Count {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn result_lines_are_summed() {
+        let line = "test result: FAILED. 5 passed; 2 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.02s";
+        assert_eq!(Count::parse(line), Some(Count { passed: 5, failed: 2, skipped: 1 }));
+        assert_eq!(Count::parse("test foo ... ok"), None);
+    }
+}
