@@ -1,8 +1,9 @@
 //! Reading maps, without changing them.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
+use serde_json::Value;
 use skep_object::btf::desc::TypeDesc;
 
 use crate::observe::btf_of;
@@ -12,6 +13,15 @@ use crate::sys::map::{Map, MapInfo};
 const BATCH: u32 = 4096;
 /// Most entries asked for at once.
 const MAX_BATCH: u32 = 1 << 20;
+
+/// Facts of a map that are not in its info.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapFacts {
+    /// Bytes charged for the map.
+    pub memlock: u64,
+    /// User space cannot write it any more.
+    pub frozen: bool,
+}
 
 /// A map, ready to be read, and what its bytes mean.
 #[derive(Debug)]
@@ -52,6 +62,31 @@ impl MapReader {
 
     pub fn info(&self) -> &MapInfo {
         self.map.info()
+    }
+
+    /// Bytes of one entry's values.
+    pub fn entry_len(&self) -> usize {
+        self.map.value_len()
+    }
+
+    /// An entry's values in JSON: one, or a list with one per possible CPU.
+    pub fn decode_values(&self, bytes: &[u8]) -> Value {
+        if self.info().is_per_cpu() {
+            let stride = self.value_stride.max(1) as usize;
+            return Value::Array(bytes.chunks(stride).map(|v| self.value.decode(v)).collect());
+        }
+        self.value.decode(bytes)
+    }
+
+    /// What only the descriptor's fdinfo tells.
+    pub fn facts(&self) -> MapFacts {
+        let path = format!("/proc/self/fdinfo/{}", self.map.fd().as_raw_fd());
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let number = |key: &str| {
+            let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
+            line.and_then(|v| v.trim().parse::<u64>().ok()).unwrap_or(0)
+        };
+        MapFacts { memlock: number("memlock"), frozen: number("frozen") != 0 }
     }
 
     /// The values under a key.

@@ -64,18 +64,18 @@ const MAP_LOOKUP_ELEM: i32 = 1;
 pub fn prepend(program: &LinkedProgram, gate: BorrowedFd<'_>) -> LinkedProgram {
     let insn = |code: u8, dst: u8, src: u8, off: i16, imm: i32| Insn { code, regs: dst | src << 4, off, imm };
     let prologue = [
-        insn(0xbf, 6, 1, 0, 0),                                    // r6 = r1: the context
-        insn(0x85, 0, 0, 0, GET_CURRENT_CGROUP_ID),                // r0 = the task's cgroup
-        insn(0x7b, 10, 0, -8, 0),                                  // *(u64 *)(r10 - 8) = r0
-        insn(0x18, 1, pseudo::MAP_FD, 0, gate.as_raw_fd()),        // r1 = the gate's map
+        insn(0xbf, 6, 1, 0, 0),                             // r6 = r1: the context
+        insn(0x85, 0, 0, 0, GET_CURRENT_CGROUP_ID),         // r0 = the task's cgroup
+        insn(0x7b, 10, 0, -8, 0),                           // *(u64 *)(r10 - 8) = r0
+        insn(0x18, 1, pseudo::MAP_FD, 0, gate.as_raw_fd()), // r1 = the gate's map
         insn(0, 0, 0, 0, 0),
-        insn(0xbf, 2, 10, 0, 0),                                   // r2 = r10
-        insn(0x07, 2, 0, 0, -8),                                   // r2 -= 8
+        insn(0xbf, 2, 10, 0, 0), // r2 = r10
+        insn(0x07, 2, 0, 0, -8), // r2 -= 8
         insn(0x85, 0, 0, 0, MAP_LOOKUP_ELEM),
-        insn(0x55, 0, 0, 2, 0),                                    // in the map: go on
-        insn(0xb7, 0, 0, 0, 0),                                    // r0 = 0
-        insn(0x95, 0, 0, 0, 0),                                    // exit
-        insn(0xbf, 1, 6, 0, 0),                                    // r1 = the context
+        insn(0x55, 0, 0, 2, 0), // in the map: go on
+        insn(0xb7, 0, 0, 0, 0), // r0 = 0
+        insn(0x95, 0, 0, 0, 0), // exit
+        insn(0xbf, 1, 6, 0, 0), // r1 = the context
     ];
     let by = prologue.len() as u32;
     let mut gated = program.clone();

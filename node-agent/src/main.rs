@@ -1,2 +1,25 @@
 #![forbid(unsafe_code)]
-fn main() {}
+
+use clap::Parser;
+use skep_node_agent::config::{Cli, Command};
+use skep_node_agent::runtime;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> anyhow::Result<()> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match Cli::parse().command {
+        Command::Purge(places) => runtime::purge(&places),
+        Command::Run(config) => {
+            let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+            let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+            if config.log_json {
+                log.json().init()
+            } else {
+                log.init()
+            }
+            // Kernel work blocks on threads of its own; two workers serve everything else.
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            runtime.block_on(runtime::run(*config))
+        }
+    }
+}

@@ -304,7 +304,10 @@ fn parse_symbols(data: &[u8], sections: &[Section], symtab: usize) -> Result<Vec
                     return malformed(format!("symbol {name} reaches past its section {}", section.name));
                 }
                 if symbol.kind == STT_FUNC
-                    && (!section.is_code() || symbol.size == 0 || !symbol.value.is_multiple_of(8) || !symbol.size.is_multiple_of(8))
+                    && (!section.is_code()
+                        || symbol.size == 0
+                        || !symbol.value.is_multiple_of(8)
+                        || !symbol.size.is_multiple_of(8))
                 {
                     return malformed(format!(
                         "function {name} is not a whole number of instructions of a code section"

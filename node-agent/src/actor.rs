@@ -1,0 +1,239 @@
+//! One program on this node: reconciled whenever what is wanted, or the node, changes; else every 30 s against drift.
+//!
+//! **Guarantees.** Serial per program. Programs do not wait for each other, but for a bounded number of places where
+//! blocking kernel work may go on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_crds::{EbpfProgramSpec, PullPolicy, Reason};
+use skep_image::Auth;
+use skep_kernel::Kernel;
+use skep_kernel::seam::Observed;
+use skep_proto::v1::{ProgramReport, State};
+use tokio::sync::{Semaphore, watch};
+
+use crate::backoff::Backoff;
+use crate::binaries::HostBinaries;
+use crate::desired::{DesiredProgram, Store};
+use crate::error::ProgramError;
+use crate::execute::{Outcome, execute};
+use crate::images::{Images, blocking};
+use crate::plan::plan;
+use crate::prepare::{Prepared, prepare};
+use crate::report;
+use crate::reports::Reports;
+use crate::spec;
+use crate::view::NodeView;
+
+/// How often what is there is compared with what is wanted, when nothing tells of a change.
+const DRIFT: Duration = Duration::from_secs(30);
+/// How long one pass over the kernel may take.
+const PASS: Duration = Duration::from_secs(120);
+
+/// What all actors share.
+pub struct Shared {
+    pub kernel: Arc<dyn Kernel>,
+    pub images: Images,
+    pub reports: Reports,
+    pub store: Store,
+    pub view: watch::Receiver<Arc<NodeView>>,
+    /// Places for blocking kernel work.
+    pub places: Arc<Semaphore>,
+}
+
+/// What an actor is told to bring about.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// `None`: nothing of the program is to be left.
+    pub program: Option<DesiredProgram>,
+    pub auth: Auth,
+    /// A newer version of the manifest that was refused: said in the report, while the older one runs on.
+    pub refused: Option<(Reason, String)>,
+}
+
+/// Runs until the program is gone, or until the agent stops (the sender of orders is dropped).
+pub async fn run(shared: Arc<Shared>, uid: String, mut orders: watch::Receiver<Order>) {
+    let mut view = shared.view.clone();
+    let mut backoff = Backoff::new(fastrand::f64);
+    loop {
+        let order = orders.borrow_and_update().clone();
+        let now = view.borrow_and_update().clone();
+        let again = match &order.program {
+            None => match remove(&shared, &uid).await {
+                Ok(()) => {
+                    shared.reports.gone(&uid);
+                    return;
+                }
+                Err(e) => {
+                    tracing::warn!(uid, error = %e, "removal failed; it is tried again");
+                    backoff.wait()
+                }
+            },
+            Some(desired) => {
+                let mut report = reconcile(&shared, desired, &order.auth, now).await;
+                let retry = is_transient(&report);
+                if let Some((reason, message)) = &order.refused {
+                    report.set_state(State::Failed);
+                    report.reason = reason.to_string();
+                    report.message = message.clone();
+                }
+                shared.reports.put(report);
+                if retry {
+                    backoff.wait()
+                } else {
+                    backoff.reset();
+                    DRIFT
+                }
+            }
+        };
+        tokio::select! {
+            changed = orders.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                backoff.reset();
+            }
+            changed = view.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                backoff.reset();
+            }
+            () = tokio::time::sleep(again) => {}
+        }
+    }
+}
+
+/// Permanent reasons wait for a change, transient ones for time. A target that is held or missing may come free without
+/// the agent hearing of it.
+fn is_transient(report: &ProgramReport) -> bool {
+    let transient = |word: &str| {
+        word.parse().is_ok_and(|r: Reason| r.is_transient() || matches!(r, Reason::HookBusy | Reason::TargetNotFound))
+    };
+    let failed = matches!(report.state(), State::Failed | State::Degraded | State::Updating);
+    failed && (transient(&report.reason) || report.hooks.iter().flat_map(|h| &h.failures).any(|f| transient(&f.reason)))
+}
+
+async fn remove(shared: &Arc<Shared>, uid: &str) -> Result<(), ProgramError> {
+    let _place = shared.places.acquire().await.map_err(|e| ProgramError::Internal(e.to_string()))?;
+    let (shared, uid) = (shared.clone(), uid.to_owned());
+    blocking(move || {
+        // First the record: a crash after it leaves pins of an unknown uid, which the next Sync removes.
+        shared.store.remove(&uid).map_err(|e| ProgramError::Internal(e.to_string()))?;
+        Ok(shared.kernel.remove_program(&uid)?)
+    })
+    .await?
+}
+
+async fn reconcile(shared: &Arc<Shared>, desired: &DesiredProgram, auth: &Auth, view: Arc<NodeView>) -> ProgramReport {
+    let result = pass(shared, desired, auth, view).await;
+    match result {
+        Ok(report) => report,
+        Err(error) => {
+            tracing::warn!(namespace = desired.namespace, name = desired.name, reason = %error.reason(), %error, "program failed");
+            report::failed(desired, &observe(shared, &desired.uid).await, &error)
+        }
+    }
+}
+
+async fn pass(
+    shared: &Arc<Shared>,
+    desired: &DesiredProgram,
+    auth: &Auth,
+    view: Arc<NodeView>,
+) -> Result<ProgramReport, ProgramError> {
+    let spec = spec::decode(&desired.api_version, &desired.spec)?;
+    let observed = observe(shared, &desired.uid).await;
+    if !observed.loads.contains_key(&desired.load) {
+        shared.reports.put(report::progressing(desired, &observed, "fetching the image and loading"));
+    }
+    let pull = spec.image.pull_policy != Some(PullPolicy::Never);
+    let object = shared.images.object(&spec.image.reference, &desired.digest, auth, pull).await?;
+    let _place = shared.places.acquire().await.map_err(|e| ProgramError::Internal(e.to_string()))?;
+    let (work, desired) = (shared.clone(), desired.clone());
+    let pass = blocking(move || act(&work, &spec, &desired, object, &view));
+    match tokio::time::timeout(PASS, pass).await {
+        Ok(result) => result?,
+        Err(_) => Err(ProgramError::Timeout { what: "work in the kernel".into(), seconds: PASS.as_secs() }),
+    }
+}
+
+/// One pass: prepare, observe, plan, execute, observe again, report. Blocks.
+fn act(
+    shared: &Shared,
+    spec: &EbpfProgramSpec,
+    desired: &DesiredProgram,
+    object: Arc<skep_object::Object>,
+    view: &NodeView,
+) -> Result<ProgramReport, ProgramError> {
+    let kernel = &*shared.kernel;
+    let prepared = prepare(spec, &desired.namespace, &desired.load, object, view, &HostBinaries)?;
+    let observed = kernel.observe(&desired.uid)?;
+    let plan = plan(&prepared.wanted, &observed);
+    let outcome = execute(kernel, &desired.uid, &prepared.request, &prepared.gates, &plan);
+    if outcome.done > 0 {
+        tracing::info!(
+            namespace = desired.namespace,
+            name = desired.name,
+            revision = desired.revision,
+            actions = outcome.done,
+            failed_targets = outcome.targets.len(),
+            "reconciled"
+        );
+    }
+    finish(kernel, desired, &prepared, outcome)
+}
+
+fn finish(
+    kernel: &dyn Kernel,
+    desired: &DesiredProgram,
+    prepared: &Prepared,
+    mut outcome: Outcome,
+) -> Result<ProgramReport, ProgramError> {
+    if let Some(failure) = outcome.failure.take() {
+        return Err(failure.into());
+    }
+    let observed = kernel.observe(&desired.uid)?;
+    set_gates(kernel, desired, &prepared.gates, &observed)?;
+    Ok(report::settled(desired, prepared, &outcome, &observed))
+}
+
+/// Pods come and go without a plan: the gates follow them.
+fn set_gates(
+    kernel: &dyn Kernel,
+    desired: &DesiredProgram,
+    gates: &BTreeMap<String, Vec<u64>>,
+    observed: &Observed,
+) -> Result<(), ProgramError> {
+    let Some(load) = observed.loads.get(&desired.load) else { return Ok(()) };
+    for (gate, cgroups) in gates {
+        if load.maps.contains_key(&skep_kernel::gate::map_name(gate)) {
+            kernel.set_gate(&desired.uid, &desired.load, gate, cgroups)?;
+        }
+    }
+    Ok(())
+}
+
+/// What the kernel shows; nothing if it cannot be read, which the pass itself will say.
+async fn observe(shared: &Arc<Shared>, uid: &str) -> Observed {
+    let (kernel, uid) = (shared.kernel.clone(), uid.to_owned());
+    match blocking(move || kernel.observe(&uid)).await {
+        Ok(Ok(observed)) => observed,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "observing");
+            Observed::default()
+        }
+        Err(error) => {
+            tracing::warn!(%error, "observing");
+            Observed::default()
+        }
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("store", &self.store).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,184 @@
+//! What the node should run: one file per uid, exactly what `Apply` carried, without secrets.
+//!
+//! **Guarantees.** [`Store::put`] returns when the record is safe on disk (written aside, fsynced, renamed, directory
+//! fsynced). A file that does not decode is reported and left alone: it is neither wanted nor removed.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// One program that the node should run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DesiredProgram {
+    pub uid: String,
+    pub namespace: String,
+    pub name: String,
+    pub generation: i64,
+    pub revision: String,
+    pub load: String,
+    /// `sha256:<64 hex>` of the image's manifest.
+    pub digest: String,
+    pub api_version: String,
+    /// The object's spec as it came.
+    pub spec: serde_json::Value,
+    /// Which revision each load belongs to that may still be on the node: load to revision.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub loads: BTreeMap<String, String>,
+}
+
+/// Why a desired file cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("{path}: {source}", path = .path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path}: {source}", path = .path.display())]
+    Undecodable { path: PathBuf, source: serde_json::Error },
+    #[error("{path} is locked by another agent; one agent runs per node", path = .path.display())]
+    Locked { path: PathBuf },
+}
+
+/// The state directory's `desired` folder.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    /// Held as long as the agent lives: one agent per state directory.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens (and makes) the store below the state directory, and locks it.
+    pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
+        let dir = state_dir.join("desired");
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StoreError::Io { path, source }
+        };
+        fs::create_dir_all(&dir).map_err(at(&dir))?;
+        let lock_path = state_dir.join("lock");
+        let lock = File::create(&lock_path).map_err(at(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(StoreError::Locked { path: lock_path }),
+            Err(fs::TryLockError::Error(source)) => return Err(StoreError::Io { path: lock_path, source }),
+        }
+        Ok(Store { dir, _lock: lock })
+    }
+
+    /// All records, and the files that are none.
+    pub fn load(&self) -> Result<(Vec<DesiredProgram>, Vec<StoreError>), StoreError> {
+        let (mut programs, mut broken) = (Vec::new(), Vec::new());
+        let entries = fs::read_dir(&self.dir).map_err(|source| StoreError::Io { path: self.dir.clone(), source })?;
+        for entry in entries {
+            let path = entry.map_err(|source| StoreError::Io { path: self.dir.clone(), source })?.path();
+            match path.extension().and_then(|e| e.to_str()) {
+                Some("json") => match read(&path) {
+                    Ok(program) => programs.push(program),
+                    Err(e) => broken.push(e),
+                },
+                // A write that a crash cut short was never acknowledged.
+                Some("tmp") => drop(fs::remove_file(&path)),
+                _ => {}
+            }
+        }
+        programs.sort_by(|a, b| a.uid.cmp(&b.uid));
+        Ok((programs, broken))
+    }
+
+    /// One record.
+    pub fn get(&self, uid: &str) -> Result<Option<DesiredProgram>, StoreError> {
+        let path = self.path(uid);
+        if path.exists() { read(&path).map(Some) } else { Ok(None) }
+    }
+
+    /// Writes a record.
+    pub fn put(&self, program: &DesiredProgram) -> Result<(), StoreError> {
+        let path = self.path(&program.uid);
+        let staged = path.with_extension("tmp");
+        let write = || -> io::Result<()> {
+            let mut file = File::create(&staged)?;
+            file.write_all(&serde_json::to_vec_pretty(program)?)?;
+            file.sync_all()?;
+            fs::rename(&staged, &path)?;
+            File::open(&self.dir)?.sync_all()
+        };
+        write().map_err(|source| StoreError::Io { path: path.clone(), source })
+    }
+
+    /// Removes a record; one that is not there is fine.
+    pub fn remove(&self, uid: &str) -> Result<(), StoreError> {
+        let path = self.path(uid);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StoreError::Io { path, source }),
+            _ => Ok(()),
+        }
+    }
+
+    fn path(&self, uid: &str) -> PathBuf {
+        // uids are UUIDs; anything else must not lead out of the directory.
+        let safe: String = uid.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
+        self.dir.join(format!("{safe}.json"))
+    }
+}
+
+fn read(path: &Path) -> Result<DesiredProgram, StoreError> {
+    let text = fs::read(path).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
+    serde_json::from_slice(&text).map_err(|source| StoreError::Undecodable { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(uid: &str) -> DesiredProgram {
+        DesiredProgram {
+            uid: uid.into(),
+            namespace: "ns".into(),
+            name: "n".into(),
+            generation: 1,
+            revision: "r".into(),
+            load: "l".into(),
+            digest: "sha256:0".into(),
+            api_version: "skep.dev/v1alpha1".into(),
+            spec: serde_json::json!({"image": {"reference": "a/b:c"}}),
+            loads: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn records_survive_and_broken_files_are_told_but_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.put(&program("u1")).unwrap();
+        fs::write(dir.path().join("desired/u2.json"), "{").unwrap();
+        fs::write(dir.path().join("desired/u3.tmp"), "half").unwrap();
+        drop(store);
+        let store = Store::open(dir.path()).unwrap();
+        let (programs, broken) = store.load().unwrap();
+        assert_eq!(programs, [program("u1")]);
+        assert_eq!(broken.len(), 1);
+        assert!(dir.path().join("desired/u2.json").exists());
+        assert!(!dir.path().join("desired/u3.tmp").exists());
+        store.remove("u1").unwrap();
+        store.remove("u1").unwrap();
+        assert!(store.load().unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn a_second_agent_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let _first = Store::open(dir.path()).unwrap();
+        assert!(matches!(Store::open(dir.path()), Err(StoreError::Locked { .. })));
+    }
+
+    #[test]
+    fn a_uid_cannot_lead_out_of_the_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.put(&program("../../evil")).unwrap();
+        assert!(dir.path().join("desired/______evil.json").exists());
+    }
+}

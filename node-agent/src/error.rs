@@ -1,0 +1,46 @@
+//! Why a program does not run on this node: one category, whose name is the reason everywhere.
+
+use skep_crds::Reason;
+use skep_image::ImageError;
+use skep_kernel::KernelError;
+use skep_object::ObjectError;
+
+/// A failure of one program.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error("this agent does not understand {what}; upgrade the agent of this node")]
+    AgentTooOld { what: String },
+    #[error("the desired state does not decode: {why}")]
+    Undecodable { why: String },
+    #[error("{what} took longer than {seconds} s")]
+    Timeout { what: String, seconds: u64 },
+    #[error("internal: {0}")]
+    Internal(String),
+}
+
+impl ProgramError {
+    /// The reason out of the closed list.
+    pub fn reason(&self) -> Reason {
+        let word = match self {
+            ProgramError::Image(e) => e.reason(),
+            ProgramError::Object(e) => e.reason(),
+            ProgramError::Kernel(e) => e.reason(),
+            ProgramError::AgentTooOld { .. } => "AgentTooOld",
+            ProgramError::Undecodable { .. } => "ObjectUnreadable",
+            ProgramError::Timeout { .. } => "Timeout",
+            ProgramError::Internal(_) => "Internal",
+        };
+        word.parse().unwrap_or(Reason::Internal)
+    }
+
+    /// The verifier's log; empty for everything else.
+    pub fn log(&self) -> &str {
+        if let ProgramError::Kernel(e) = self { e.log() } else { "" }
+    }
+}

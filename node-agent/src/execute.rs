@@ -1,0 +1,124 @@
+//! The one place that changes the kernel: runs a plan's actions, and undoes what must not stay half done.
+//!
+//! **Guarantees.** Loading is all or nothing, and so is the move of the links that ran an older load: when one cannot
+//! move, those that did go back, and the new load goes. A new target that fails is a failure of that target alone. A
+//! target that vanished is none.
+
+use std::collections::BTreeMap;
+
+use skep_kernel::KernelError;
+use skep_kernel::seam::{Kernel, LoadOutcome, LoadRequest, ProgramAt};
+
+use crate::plan::Action;
+
+/// What came of a plan.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The failure that stopped the plan; the older load, if there was one, still runs.
+    pub failure: Option<KernelError>,
+    /// Targets that could not be attached, by link name.
+    pub targets: Vec<(String, KernelError)>,
+    pub load: LoadOutcome,
+    /// Actions that were carried out.
+    pub done: usize,
+}
+
+/// Runs a plan.
+pub fn execute(
+    kernel: &dyn Kernel,
+    uid: &str,
+    request: &LoadRequest,
+    gates: &BTreeMap<String, Vec<u64>>,
+    plan: &[Action],
+) -> Outcome {
+    let mut run = Run { kernel, uid, request, gates, outcome: Outcome::default(), moved: Vec::new(), loaded: None };
+    for action in plan {
+        if let Err(failure) = run.step(action) {
+            run.undo();
+            run.outcome.failure = Some(failure);
+            break;
+        }
+        run.outcome.done += 1;
+    }
+    run.outcome
+}
+
+struct Run<'a> {
+    kernel: &'a dyn Kernel,
+    uid: &'a str,
+    request: &'a LoadRequest,
+    gates: &'a BTreeMap<String, Vec<u64>>,
+    outcome: Outcome,
+    /// Links that run the new load, to be taken back while nothing of the old is gone.
+    moved: Vec<&'a Action>,
+    loaded: Option<&'a str>,
+}
+
+impl<'a> Run<'a> {
+    fn step(&mut self, action: &'a Action) -> Result<(), KernelError> {
+        match action {
+            Action::Discard { staged } => self.kernel.discard(self.uid, staged),
+            Action::Load { load } => {
+                let existed = self.kernel.observe(self.uid)?.loads.contains_key(load);
+                self.outcome.load = self.kernel.load(self.uid, load, self.request)?;
+                if !existed {
+                    self.loaded = Some(load);
+                }
+                self.open_gates(load)
+            }
+            Action::Replace { link, hook, old, to, .. } => {
+                match self.kernel.replace(self.uid, link, hook, *old, to) {
+                    Ok(()) => {
+                        self.moved.push(action);
+                        Ok(())
+                    }
+                    // It vanished: no failure, and nothing to move. The next pass finds it dead.
+                    Err(KernelError::TargetNotFound { .. }) => Ok(()),
+                    Err(e) => Err(e),
+                }
+            }
+            Action::Attach { link, hook, program } => {
+                if let Err(e) = self.kernel.attach(self.uid, link, hook, program) {
+                    self.outcome.targets.push((link.clone(), e));
+                }
+                Ok(())
+            }
+            Action::Detach { link } => self.kernel.detach(self.uid, link),
+            Action::Unload { program } => self.kernel.unload(self.uid, program),
+            Action::RemoveLoad { load } => self.kernel.remove_load(self.uid, load),
+        }
+    }
+
+    /// Before any link moves to the new load: its gates are shut when it is made.
+    fn open_gates(&self, load: &str) -> Result<(), KernelError> {
+        for variant in &self.request.variants {
+            if let Some(gate) = &variant.attributes.gate
+                && let Some(cgroups) = self.gates.get(gate)
+            {
+                self.kernel.set_gate(self.uid, load, gate, cgroups)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the moved links back, newest first; then the new load, unless something still runs it.
+    fn undo(&mut self) {
+        let mut clean = true;
+        while let Some(Action::Replace { link, hook, to, undo, .. }) = self.moved.pop() {
+            let back = undo.as_ref().and_then(|old| {
+                let now = self.program_id(to)?;
+                self.kernel.replace(self.uid, link, hook, now, old).ok()
+            });
+            clean &= back.is_some();
+        }
+        if let (true, Some(load)) = (clean, self.loaded) {
+            // What cannot be removed now is removed by the next pass: it is not the wanted load then, or it is completed.
+            let _ = self.kernel.remove_load(self.uid, load);
+        }
+    }
+
+    fn program_id(&self, program: &ProgramAt) -> Option<u32> {
+        let observed = self.kernel.observe(self.uid).ok()?;
+        Some(observed.loads.get(&program.load)?.programs.get(&program.pin)?.id)
+    }
+}

@@ -1,0 +1,241 @@
+//! Looking into the node's programs and maps. Reading never changes what is read; memory per stream is bounded by the
+//! frames in its queue.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use prost::bytes::Bytes;
+use skep_crds::Reason;
+use skep_kernel::Host;
+use skep_kernel::dump::MapReader;
+use skep_kernel::sys::map::{MapInfo as KernelMapInfo, type_name};
+use skep_proto::v1::inspector_server::Inspector;
+use skep_proto::v1::{
+    DecodedEntries, DecodedEntry, DumpMapRequest, End, ListMapsRequest, ListMapsResponse, ListProgramsRequest,
+    ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, MapSchema, ProgramRef, ProgramReport,
+    RawEntries, lookup_map_request::Key, map_frame::Frame,
+};
+use skep_proto::value::{from_json, to_json};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status};
+
+use super::auth::{Authorizer, GET_MAPS};
+use super::frames::type_message;
+use super::refuse;
+use crate::actor::Shared;
+use crate::images::blocking;
+
+/// Frames that wait for a slow reader; then reading the map waits.
+const QUEUE: usize = 4;
+/// Decoded entries a frame.
+const DECODED: usize = 256;
+
+/// Implements the service.
+#[derive(Debug)]
+pub struct InspectorService {
+    pub shared: Arc<Shared>,
+    pub host: Arc<Host>,
+    pub authorizer: Arc<Authorizer>,
+}
+
+/// A program that is not on this node is no secret kept and no map found.
+fn no_program(program: &ProgramRef) -> Status {
+    let message = format!("EbpfProgram {}/{} does not run on this node", program.namespace, program.name);
+    refuse(Code::NotFound, Reason::TargetNotFound, message)
+}
+
+fn failed(error: impl std::fmt::Display) -> Status {
+    refuse(Code::Internal, Reason::Internal, error)
+}
+
+impl InspectorService {
+    fn report(&self, program: Option<&ProgramRef>) -> Result<ProgramReport, Status> {
+        let program = program.ok_or_else(|| Status::invalid_argument("program is missing"))?;
+        self.shared.reports.find(&program.namespace, &program.name).ok_or_else(|| no_program(program))
+    }
+
+    /// Opens a map of what runs.
+    async fn open(&self, report: &ProgramReport, map: &str) -> Result<MapReader, Status> {
+        let Some(known) = report.maps.iter().find(|m| m.name == map) else {
+            let names: Vec<&str> = report.maps.iter().map(|m| m.name.as_str()).collect();
+            let message = format!("{}/{} has no map {map}; it has {}", report.namespace, report.name, names.join(", "));
+            return Err(refuse(Code::NotFound, Reason::TargetNotFound, message));
+        };
+        let (host, uid, map, id) = (self.host.clone(), report.uid.clone(), map.to_owned(), known.id);
+        blocking(move || open_map(&host, &uid, &map, id)).await.map_err(failed)?
+    }
+}
+
+/// By the pin of the load that has the map with that id: an id alone may be somebody else's by now.
+fn open_map(host: &Host, uid: &str, map: &str, id: u32) -> Result<MapReader, Status> {
+    use skep_kernel::Kernel;
+    let observed = host.observe(uid).map_err(failed)?;
+    let load = observed.loads.iter().find(|(_, l)| l.maps.get(map).is_some_and(|m| m.id == id));
+    let (load, _) =
+        load.ok_or_else(|| refuse(Code::Aborted, Reason::TargetNotFound, "the map went away meanwhile; try again"))?;
+    let fd = host.open_map(uid, load, map).map_err(failed)?;
+    MapReader::new(fd).map_err(failed)
+}
+
+fn info(program: &ProgramReport, name: &str, info: &KernelMapInfo, memlock: u64, frozen: bool) -> MapInfo {
+    MapInfo {
+        program: Some(ProgramRef { namespace: program.namespace.clone(), name: program.name.clone() }),
+        name: name.to_owned(),
+        id: info.id,
+        r#type: type_name(info.map_type),
+        key_size: info.key_size,
+        value_size: info.value_size,
+        max_entries: info.max_entries,
+        flags: info.flags,
+        memlock,
+        frozen,
+    }
+}
+
+fn map_info(report: &ProgramReport, name: &str, reader: &MapReader) -> MapInfo {
+    let facts = reader.facts();
+    info(report, name, reader.info(), facts.memlock, facts.frozen)
+}
+
+#[tonic::async_trait]
+impl Inspector for InspectorService {
+    async fn list_programs(
+        &self,
+        request: Request<ListProgramsRequest>,
+    ) -> Result<Response<ListProgramsResponse>, Status> {
+        self.authorizer.check(&request, &request.get_ref().namespace, GET_MAPS).await?;
+        let namespace = request.into_inner().namespace;
+        let mut programs = self.shared.reports.all();
+        programs.retain(|p| namespace.is_empty() || p.namespace == namespace);
+        Ok(Response::new(ListProgramsResponse { programs }))
+    }
+
+    async fn list_maps(&self, request: Request<ListMapsRequest>) -> Result<Response<ListMapsResponse>, Status> {
+        self.authorizer.check(&request, &request.get_ref().namespace, GET_MAPS).await?;
+        let ListMapsRequest { namespace, name } = request.into_inner();
+        let mut maps = Vec::new();
+        for report in self.shared.reports.all() {
+            if !(namespace.is_empty() || report.namespace == namespace) || !(name.is_empty() || report.name == name) {
+                continue;
+            }
+            for map in &report.maps {
+                // One that went meanwhile is not there any more.
+                if let Ok(reader) = self.open(&report, &map.name).await {
+                    maps.push(map_info(&report, &map.name, &reader));
+                }
+            }
+        }
+        Ok(Response::new(ListMapsResponse { maps }))
+    }
+
+    type DumpMapStream = Pin<Box<dyn Stream<Item = Result<MapFrame, Status>> + Send>>;
+
+    async fn dump_map(&self, request: Request<DumpMapRequest>) -> Result<Response<Self::DumpMapStream>, Status> {
+        let namespace = request.get_ref().program.as_ref().map(|p| p.namespace.clone()).unwrap_or_default();
+        self.authorizer.check(&request, &namespace, GET_MAPS).await?;
+        let request = request.into_inner();
+        let report = self.report(request.program.as_ref())?;
+        let reader = self.open(&report, &request.map).await?;
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        // Ends when all is read, or when the client is gone and its queue with it.
+        tokio::task::spawn_blocking(move || {
+            let mut dump = Dump { sender, count: 0, limit: request.limit, decode: request.decode };
+            dump.run(&report, &request.map, &reader);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn lookup_map(&self, request: Request<LookupMapRequest>) -> Result<Response<LookupMapResponse>, Status> {
+        let namespace = request.get_ref().program.as_ref().map(|p| p.namespace.clone()).unwrap_or_default();
+        self.authorizer.check(&request, &namespace, GET_MAPS).await?;
+        let request = request.into_inner();
+        let report = self.report(request.program.as_ref())?;
+        let reader = self.open(&report, &request.map).await?;
+        let key = match request.key {
+            Some(Key::Raw(bytes)) => bytes.to_vec(),
+            Some(Key::Json(value)) => skep_object::globals::encode(&reader.key, &to_json(&value))
+                .map_err(|e| Status::invalid_argument(format!("key: {e}")))?,
+            None => return Err(Status::invalid_argument("key is missing: json or raw")),
+        };
+        if key.len() != reader.info().key_size as usize {
+            let message = format!("key: {} bytes, the map's keys have {}", key.len(), reader.info().key_size);
+            return Err(Status::invalid_argument(message));
+        }
+        let found = blocking(move || reader.lookup(&key).map(|v| v.map(|v| (reader.decode_values(&v), v))))
+            .await
+            .map_err(failed)?;
+        let found = found.map_err(|e| failed(format!("map {}: {e}", request.map)))?;
+        Ok(Response::new(match found {
+            Some((value, raw)) => {
+                LookupMapResponse { found: true, value: Some(from_json(&value)), raw_value: Bytes::from(raw) }
+            }
+            None => LookupMapResponse::default(),
+        }))
+    }
+}
+
+struct Dump {
+    sender: mpsc::Sender<Result<MapFrame, Status>>,
+    count: u64,
+    limit: u64,
+    decode: bool,
+}
+
+impl Dump {
+    fn run(&mut self, report: &ProgramReport, map: &str, reader: &MapReader) {
+        let start = Instant::now();
+        let schema = MapSchema {
+            map: Some(map_info(report, map, reader)),
+            key: Some(type_message(&reader.key)),
+            value: Some(type_message(&reader.value)),
+            values_per_entry: reader.values_per_entry,
+            value_stride: reader.value_stride,
+        };
+        if !self.send(Frame::Schema(schema)) {
+            return;
+        }
+        let result = reader.read(|keys, values| self.entries(reader, keys, values));
+        match result {
+            Ok(()) => {
+                let end = End { count: self.count, elapsed_us: start.elapsed().as_micros() as u64, raced: 0 };
+                self.send(Frame::End(end));
+            }
+            Err(e) => drop(self.sender.blocking_send(Err(failed(format!("map {map}: {e}"))))),
+        }
+    }
+
+    fn send(&self, frame: Frame) -> bool {
+        self.sender.blocking_send(Ok(MapFrame { frame: Some(frame) })).is_ok()
+    }
+
+    /// Packed entries as the kernel gave them; false when there is no more to do.
+    fn entries(&mut self, reader: &MapReader, keys: &[u8], values: &[u8]) -> bool {
+        let (key_len, value_len) = (reader.info().key_size as usize, reader.entry_len());
+        let mut count = keys.len().checked_div(key_len).unwrap_or(0);
+        if self.limit > 0 {
+            count = count.min((self.limit - self.count) as usize);
+        }
+        self.count += count as u64;
+        let (keys, values) = (&keys[..count * key_len], &values[..count * value_len]);
+        let sent = if self.decode {
+            let entries: Vec<(&[u8], &[u8])> = keys.chunks_exact(key_len).zip(values.chunks_exact(value_len)).collect();
+            entries.chunks(DECODED).all(|chunk| {
+                let entries = chunk.iter().map(|(k, v)| DecodedEntry {
+                    key: Some(from_json(&reader.key.decode(k))),
+                    value: Some(from_json(&reader.decode_values(v))),
+                });
+                self.send(Frame::Decoded(DecodedEntries { entries: entries.collect() }))
+            })
+        } else {
+            self.send(Frame::Raw(RawEntries {
+                count: count as u32,
+                keys: Bytes::copy_from_slice(keys),
+                values: Bytes::copy_from_slice(values),
+            }))
+        };
+        sent && (self.limit == 0 || self.count < self.limit)
+    }
+}

@@ -1,0 +1,113 @@
+//! Objects by digest: from memory, from the cache on disk, else from the registry, each digest once at a time.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use skep_image::{Auth, Bytecode, Cache, Digest, ImageError, Registry};
+use skep_object::Object;
+use tokio::sync::OnceCell;
+
+use crate::error::ProgramError;
+
+/// How long a pull may take.
+const PULL: Duration = Duration::from_secs(120);
+
+type Slot = Arc<OnceCell<Arc<Object>>>;
+
+/// The node's objects.
+#[derive(Debug)]
+pub struct Images {
+    registry: Registry,
+    cache: Arc<Cache>,
+    /// Parsed objects that are in use or being fetched.
+    objects: Mutex<HashMap<Digest, Slot>>,
+}
+
+impl Images {
+    pub fn new(registry: Registry, cache: Cache) -> Self {
+        Images { registry, cache: Arc::new(cache), objects: Mutex::new(HashMap::new()) }
+    }
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    /// The object of an image. `pull` false: only what is on the node already.
+    pub async fn object(
+        &self,
+        reference: &str,
+        digest: &str,
+        auth: &Auth,
+        pull: bool,
+    ) -> Result<Arc<Object>, ProgramError> {
+        let digest: Digest = digest.parse().map_err(|e| ProgramError::Internal(format!("desired digest: {e}")))?;
+        let slot = {
+            let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+            // What nobody else holds may go.
+            objects.retain(|d, slot| *d == digest || Arc::strong_count(slot) > 1 || in_use(slot));
+            objects.entry(digest.clone()).or_default().clone()
+        };
+        slot.get_or_try_init(|| self.fetch(reference, &digest, auth, pull)).await.cloned()
+    }
+
+    async fn fetch(
+        &self,
+        reference: &str,
+        digest: &Digest,
+        auth: &Auth,
+        pull: bool,
+    ) -> Result<Arc<Object>, ProgramError> {
+        let bytecode = match self.cached(digest).await? {
+            Some(bytecode) => bytecode,
+            None if !pull => {
+                return Err(ImageError::NotFound {
+                    reference: reference.to_owned(),
+                    detail: "pullPolicy is Never and the node does not have it".into(),
+                }
+                .into());
+            }
+            None => {
+                let pulled = tokio::time::timeout(PULL, self.registry.pull(reference, digest, auth)).await;
+                let bytecode = pulled.map_err(|_| ProgramError::Timeout {
+                    what: format!("pulling {reference}"),
+                    seconds: PULL.as_secs(),
+                })??;
+                self.store(bytecode).await?
+            }
+        };
+        blocking(move || Object::parse(bytecode.object).map(Arc::new)).await?.map_err(ProgramError::from)
+    }
+
+    async fn cached(&self, digest: &Digest) -> Result<Option<Bytecode>, ProgramError> {
+        let (cache, digest) = (self.cache.clone(), digest.clone());
+        match blocking(move || cache.get(&digest)).await? {
+            Ok(found) => Ok(found),
+            // A damaged entry was dropped: it is pulled again.
+            Err(e) => {
+                tracing::warn!(error = %e, "image cache");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn store(&self, bytecode: Bytecode) -> Result<Bytecode, ProgramError> {
+        let cache = self.cache.clone();
+        blocking(move || {
+            // A full disk must not keep a program from running.
+            if let Err(e) = cache.put(&bytecode) {
+                tracing::warn!(error = %e, "image cache");
+            }
+            bytecode
+        })
+        .await
+    }
+}
+
+fn in_use(slot: &Slot) -> bool {
+    slot.get().is_some_and(|object| Arc::strong_count(object) > 1)
+}
+
+/// Runs blocking work off the runtime's threads; a panic in it is an error of this program, not the agent's end.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ProgramError> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| ProgramError::Internal(e.to_string()))
+}

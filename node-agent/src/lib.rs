@@ -1,0 +1,29 @@
+//! Skep's agent: one per node. Desired state in, kernel state out, reports back.
+//!
+//! **Guarantees.** Everything is derived from the desired files and from what the kernel shows: a crash at any point is
+//! healed by running again. Nothing that should last hangs on this process.
+#![forbid(unsafe_code)]
+
+pub mod actor;
+pub mod backoff;
+pub mod binaries;
+pub mod config;
+pub mod desired;
+pub mod discover;
+pub mod epoch;
+pub mod error;
+pub mod execute;
+pub mod grpc;
+pub mod health;
+pub mod images;
+pub mod manifests;
+pub mod nodeview;
+pub mod plan;
+pub mod prepare;
+pub mod report;
+pub mod reports;
+pub mod runtime;
+pub mod spec;
+pub mod supervisor;
+pub mod targets;
+pub mod view;

@@ -1,0 +1,278 @@
+//! Standalone: EbpfPrograms from YAML files in a directory, without Kubernetes.
+//!
+//! **Guarantees.** A manifest gets the verdict that the API server would give. A file that became unreadable or invalid
+//! changes nothing but the report: what ran, runs on. A file that is gone removes its programs; the directory as a whole
+//! being unreadable removes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use serde::Deserialize;
+use serde_json::Value;
+use skep_crds::{API_VERSION, EbpfProgram, Reason, revision_hash, validate};
+use skep_image::Auth;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::actor::Shared;
+use crate::desired::DesiredProgram;
+use crate::error::ProgramError;
+use crate::prepare::load_name;
+use crate::supervisor::Handle;
+
+/// An editor writes a file in several steps.
+const SETTLE: Duration = Duration::from_millis(100);
+/// What inotify does not tell (network file systems, a directory that appears) is seen by looking.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// The uid of a manifest: the same for the same namespace and name.
+pub fn uid(namespace: &str, name: &str) -> String {
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("skep.dev/{namespace}/{name}").as_bytes()).to_string()
+}
+
+/// A document of a file.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Document {
+    Valid(Box<EbpfProgram>),
+    /// Refused; with the name, if one could be read.
+    Invalid {
+        namespace: String,
+        name: String,
+        message: String,
+    },
+}
+
+impl Document {
+    fn identity(&self) -> (String, String) {
+        match self {
+            Document::Valid(program) => (
+                program.metadata.namespace.clone().unwrap_or_else(|| "default".into()),
+                program.metadata.name.clone().unwrap_or_default(),
+            ),
+            Document::Invalid { namespace, name, .. } => (namespace.clone(), name.clone()),
+        }
+    }
+}
+
+/// The documents of one file's text.
+pub fn parse(file: &str, text: &str) -> Vec<Document> {
+    let mut documents = Vec::new();
+    for document in serde_yaml_ng::Deserializer::from_str(text) {
+        match Value::deserialize(document) {
+            Ok(Value::Null) => {}
+            Ok(value) => documents.push(verdict(file, &value)),
+            Err(e) => {
+                documents.push(Document::Invalid {
+                    namespace: String::new(),
+                    name: String::new(),
+                    message: format!("{file}: not YAML: {e}"),
+                });
+                break;
+            }
+        }
+    }
+    documents
+}
+
+fn verdict(file: &str, value: &Value) -> Document {
+    let field = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let namespace = Some(field("/metadata/namespace")).filter(|n| !n.is_empty()).unwrap_or_else(|| "default".into());
+    match validate::manifest(value) {
+        Ok(program) => Document::Valid(Box::new(program)),
+        Err(violations) => {
+            let texts: Vec<String> = violations.iter().map(ToString::to_string).collect();
+            Document::Invalid {
+                namespace,
+                name: field("/metadata/name"),
+                message: format!("{file}: {}", texts.join("; ")),
+            }
+        }
+    }
+}
+
+/// Follows a directory until cancelled.
+pub async fn run(dir: PathBuf, shared: std::sync::Arc<Shared>, supervisor: Handle, cancel: CancellationToken) {
+    let (poke, mut poked) = mpsc::channel(1);
+    let _watcher = watch(&dir, poke);
+    let mut follower = Follower { shared, supervisor, applied: BTreeMap::new(), first: true };
+    loop {
+        match read(&dir) {
+            Ok(documents) => follower.apply(documents).await,
+            Err(error) => tracing::error!(%error, "manifests cannot be read; nothing is changed"),
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            Some(()) = poked.recv() => tokio::time::sleep(SETTLE).await,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        while poked.try_recv().is_ok() {}
+    }
+}
+
+fn watch(dir: &Path, poke: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
+    let watcher = notify::recommended_watcher(move |_| {
+        // One poke waiting is as good as many.
+        let _ = poke.try_send(());
+    });
+    let started = watcher.and_then(|mut watcher| watcher.watch(dir, RecursiveMode::NonRecursive).map(|()| watcher));
+    started.inspect_err(|error| tracing::warn!(%error, "no inotify: manifests are looked at every 10 s")).ok()
+}
+
+fn read(dir: &Path) -> Result<Vec<Document>, String> {
+    let entries = std::fs::read_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
+    files.retain(|p| {
+        let hidden = p.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+        !hidden && p.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
+    });
+    files.sort();
+    let mut documents = Vec::new();
+    for file in files {
+        let shown = file.display().to_string();
+        match std::fs::read_to_string(&file) {
+            Ok(text) => documents.extend(parse(&shown, &text)),
+            Err(e) => documents.push(Document::Invalid {
+                namespace: String::new(),
+                name: String::new(),
+                message: format!("{shown}: {e}"),
+            }),
+        }
+    }
+    Ok(documents)
+}
+
+struct Follower {
+    shared: std::sync::Arc<Shared>,
+    supervisor: Handle,
+    /// What was last taken over, by uid: the spec, and the digest that its tag had.
+    applied: BTreeMap<String, (Value, String)>,
+    first: bool,
+}
+
+impl Follower {
+    async fn apply(&mut self, documents: Vec<Document>) {
+        // A file that says nothing readable may be the one that names any of the programs: none is taken away.
+        let unreadable = documents.iter().any(|d| d.identity().1.is_empty());
+        let mut seen = BTreeSet::new();
+        for document in documents {
+            let (namespace, name) = document.identity();
+            let uid = uid(&namespace, &name);
+            if !name.is_empty() && !seen.insert(uid.clone()) {
+                tracing::error!(namespace, name, "two manifests have this name; the first counts");
+                continue;
+            }
+            let result = match document {
+                Document::Valid(program) => self.take(&uid, &namespace, &name, *program).await,
+                Document::Invalid { message, .. } => Err((Reason::ObjectUnreadable, message)),
+            };
+            if let Err((reason, message)) = result {
+                tracing::error!(namespace, name, %reason, message, "manifest refused");
+                if !name.is_empty() {
+                    self.applied.remove(&uid);
+                    let program = blank(&uid, &namespace, &name);
+                    let _ = self.supervisor.refuse(program, reason, message).await;
+                }
+            }
+        }
+        if !unreadable {
+            self.remove_missing(&seen).await;
+        }
+        self.first = false;
+    }
+
+    /// At the first look, and after a restart, the store holds what earlier runs were told.
+    async fn remove_missing(&mut self, seen: &BTreeSet<String>) {
+        if self.first || self.shared.reports.all().iter().any(|r| !seen.contains(&r.uid)) {
+            if let Err(error) = self.supervisor.sync(seen.clone()).await {
+                tracing::error!(%error, "removing programs whose manifests are gone");
+            }
+            self.applied.retain(|uid, _| seen.contains(uid));
+        }
+    }
+
+    async fn take(
+        &mut self,
+        uid: &str,
+        namespace: &str,
+        name: &str,
+        program: EbpfProgram,
+    ) -> Result<(), (Reason, String)> {
+        let spec = serde_json::to_value(&program.spec).map_err(|e| (Reason::Internal, e.to_string()))?;
+        if self.applied.get(uid).is_some_and(|(before, _)| *before == spec) {
+            return Ok(());
+        }
+        let digest = self.digest(uid, &program).await?;
+        let restart = program.metadata.annotations.as_ref().and_then(|a| a.get(skep_crds::RESTARTED_AT));
+        let desired = DesiredProgram {
+            revision: revision_hash(&program.spec, &digest, restart.map(String::as_str)),
+            load: load_name(&program.spec, &digest),
+            spec: spec.clone(),
+            digest: digest.clone(),
+            ..blank(uid, namespace, name)
+        };
+        self.supervisor.apply(desired, Auth::Anonymous).await.map_err(|e| (e.reason(), e.to_string()))?;
+        self.applied.insert(uid.to_owned(), (spec, digest));
+        Ok(())
+    }
+
+    /// A tag is resolved once: as long as the manifest names the same image, its digest stays.
+    async fn digest(&self, uid: &str, program: &EbpfProgram) -> Result<String, (Reason, String)> {
+        let reference = &program.spec.image.reference;
+        let stored = self.shared.store.get(uid).ok().flatten();
+        if let Some(stored) = stored
+            && stored.spec.pointer("/image/reference").and_then(Value::as_str) == Some(reference)
+        {
+            return Ok(stored.digest);
+        }
+        if let Some((_, digest)) = reference.split_once("@sha256:") {
+            return Ok(format!("sha256:{digest}"));
+        }
+        let resolved = self.shared.images.registry().resolve(reference, &Auth::Anonymous).await;
+        resolved.map(|d| d.to_string()).map_err(|e| {
+            let error = ProgramError::from(e);
+            (error.reason(), error.to_string())
+        })
+    }
+}
+
+fn blank(uid: &str, namespace: &str, name: &str) -> DesiredProgram {
+    DesiredProgram {
+        uid: uid.to_owned(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        generation: 0,
+        revision: String::new(),
+        load: String::new(),
+        digest: String::new(),
+        api_version: API_VERSION.to_owned(),
+        spec: Value::Null,
+        loads: BTreeMap::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "apiVersion: skep.dev/v1alpha1\nkind: EbpfProgram\nmetadata: {name: a, namespace: n}\nspec:\n  image: {reference: r.example/x:v1}\n  programs: [{name: f, attach: [{xdp: {interfaces: {primary: true}}}]}]\n";
+
+    #[test]
+    fn several_documents_and_mistakes_are_told_apart() {
+        let bad = GOOD.replace("primary: true", "primry: true").replace("name: a", "name: b");
+        let documents = parse("f.yaml", &format!("{GOOD}---\n{bad}"));
+        assert_eq!(documents.len(), 2);
+        assert!(matches!(&documents[0], Document::Valid(_)));
+        let Document::Invalid { namespace, name, message } = &documents[1] else { panic!() };
+        assert_eq!((namespace.as_str(), name.as_str()), ("n", "b"));
+        assert!(message.contains("unknown field \"spec.programs[0].attach[0].xdp.interfaces.primry\""), "{message}");
+    }
+
+    #[test]
+    fn uids_are_stable() {
+        assert_eq!(uid("n", "a"), uid("n", "a"));
+        assert_ne!(uid("n", "a"), uid("n-a", ""));
+    }
+}

@@ -1,0 +1,200 @@
+//! Puts the parts together, and takes them down again.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context;
+use skep_image::{Cache, Registry, RegistryConfig};
+use skep_kernel::{Host, Kernel, probe};
+use skep_proto::v1::Feature;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::actor::Shared;
+use crate::config::{Places, Run};
+use crate::desired::Store;
+use crate::epoch::Epoch;
+use crate::grpc::agent::AgentService;
+use crate::grpc::auth::Authorizer;
+use crate::grpc::inspector::InspectorService;
+use crate::grpc::serve::{self, Services};
+use crate::grpc::tls::{Acceptors, Identity};
+use crate::images::Images;
+use crate::reports::Reports;
+use crate::supervisor::Supervisor;
+use crate::view::NodeView;
+use crate::{health, manifests, nodeview};
+
+/// How long the parts may take to end.
+const STOP: Duration = Duration::from_secs(10);
+
+/// Runs the agent until SIGTERM or SIGINT. Programs stay attached.
+pub async fn run(config: Run) -> anyhow::Result<()> {
+    let host = Arc::new(Host::open(&config.places.bpffs)?);
+    let store = Store::open(&config.places.state_dir)?;
+    let registry = Registry::new(&registry_config(&config)?)?;
+    let cache = Cache::open(&config.places.state_dir.join("images"))?;
+    let (view_sender, view) = watch::channel(Arc::new(NodeView::default()));
+    // Without Kubernetes there are no pods, and that is known.
+    let (pods, pods_seen) = watch::channel(config.manifests.as_ref().map(|_| Arc::default()));
+    let shared = Arc::new(Shared {
+        kernel: host.clone(),
+        images: Images::new(registry, cache),
+        reports: Reports::new(uuid::Uuid::new_v4().to_string()),
+        store,
+        view,
+        places: Arc::new(Semaphore::new(config.parallel.max(1))),
+    });
+    let cancel = CancellationToken::new();
+    let mut parts = JoinSet::new();
+    let stop = cancel.clone();
+    let first_look = view_sender.subscribe();
+    let host_netns = config.host_netns.clone();
+    parts.spawn(async move {
+        nodeview::run(host_netns, pods_seen, view_sender, stop).await;
+        Ok(())
+    });
+    wait_for_view(first_look).await;
+
+    let (supervisor, handle) = Supervisor::new(shared.clone())?;
+    let stop = cancel.clone();
+    parts.spawn(async move {
+        supervisor.run(stop).await;
+        Ok(())
+    });
+    let identity = match &config.node_name {
+        Some(node) => Some(Arc::new(Identity::new(node)?)),
+        None => None,
+    };
+    let client = match &config.node_name {
+        Some(_) => Some(kube::Client::try_default().await.context("the API server's address and the agent's token")?),
+        None => None,
+    };
+    let services = Services {
+        agent: Arc::new(AgentService {
+            node_name: config.node_name.clone().unwrap_or_else(|| "standalone".into()),
+            identity: identity.clone(),
+            token_file: config.token_file.clone(),
+            shared: shared.clone(),
+            supervisor: handle.clone(),
+            pods,
+            epoch: Mutex::new(Epoch::open(&config.places.state_dir)),
+            features: features(&config.places.bpffs),
+        }),
+        inspector: Arc::new(InspectorService {
+            shared: shared.clone(),
+            host,
+            authorizer: Arc::new(Authorizer::new(client)),
+        }),
+    };
+    let (socket, on_socket, stop) = (config.socket.clone(), services.clone(), cancel.clone());
+    parts.spawn(async move {
+        serve::unix(&socket, on_socket, stop).await.with_context(|| format!("serving on {}", socket.display()))
+    });
+    if let Some(identity) = identity {
+        let acceptors = Acceptors::new(identity, config.ca_bundle.clone());
+        let (listen, stop) = (config.listen, cancel.clone());
+        parts.spawn(async move {
+            serve::tls(listen, acceptors, services, stop).await.with_context(|| format!("serving on {listen}"))
+        });
+    }
+    if let Some(dir) = config.manifests.clone() {
+        let stop = cancel.clone();
+        parts.spawn(async move {
+            manifests::run(dir, shared, handle, stop).await;
+            Ok(())
+        });
+    }
+    let ready = Arc::new(AtomicBool::new(false));
+    if config.node_name.is_some() {
+        let (address, ready, stop) = (config.health, ready.clone(), cancel.clone());
+        parts.spawn(async move {
+            health::serve(address, ready, stop).await.with_context(|| format!("serving health on {address}"))
+        });
+    }
+    ready.store(true, Ordering::Relaxed);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), kernel = probe::kernel_release(), "the agent runs");
+    wait(parts, cancel).await
+}
+
+/// Programs should not be told that the node has no interfaces only because nobody has looked yet.
+async fn wait_for_view(mut view: watch::Receiver<Arc<NodeView>>) {
+    if tokio::time::timeout(STOP, view.changed()).await.is_err() {
+        tracing::warn!("the node could not be looked at yet");
+    }
+}
+
+/// Until a signal, or until a part ends by itself, which is an error.
+async fn wait(mut parts: JoinSet<anyhow::Result<()>>, cancel: CancellationToken) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let result = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        ended = parts.join_next() => match ended {
+            Some(Ok(Err(error))) => Err(error),
+            _ => Err(anyhow::anyhow!("a part of the agent ended unexpectedly")),
+        },
+    };
+    tracing::info!("stopping; programs stay attached");
+    cancel.cancel();
+    let all = async { while parts.join_next().await.is_some() {} };
+    if tokio::time::timeout(STOP, all).await.is_err() {
+        tracing::warn!("some work did not end in time; the next start finishes it");
+    }
+    result
+}
+
+fn registry_config(config: &Run) -> anyhow::Result<RegistryConfig> {
+    let mut registry = RegistryConfig { plain_http: config.plain_http_registry.clone(), ..RegistryConfig::default() };
+    for file in &config.registry_ca {
+        registry.ca_pem.push(std::fs::read(file).with_context(|| format!("--registry-ca {}", file.display()))?);
+    }
+    Ok(registry)
+}
+
+fn features(bpffs: &Path) -> Vec<Feature> {
+    let host = probe::host_features(bpffs);
+    host.into_iter().map(|f| Feature { name: f.name, supported: f.missing.is_empty(), reason: f.missing }).collect()
+}
+
+/// Takes everything off the host: `skep-agent purge`.
+pub fn purge(places: &Places) -> anyhow::Result<()> {
+    // The lock tells whether an agent runs: it would bring everything back.
+    let store = Store::open(&places.state_dir)?;
+    let host = Host::open(&places.bpffs)?;
+    let mut count = 0;
+    for uid in host.programs()? {
+        host.remove_program(&uid)?;
+        store.remove(&uid)?;
+        count += 1;
+    }
+    let (desired, _) = store.load()?;
+    for program in desired {
+        store.remove(&program.uid)?;
+    }
+    let _ = std::fs::remove_dir(&places.bpffs);
+    drop(store);
+    for name in ["images", "desired"] {
+        let path = places.state_dir.join(name);
+        match std::fs::remove_dir_all(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| path.display().to_string());
+            }
+            _ => {}
+        }
+    }
+    for name in ["lock", "epoch"] {
+        let _ = std::fs::remove_file(places.state_dir.join(name));
+    }
+    println!(
+        "removed {count} programs; {} and {} hold nothing of Skep any more",
+        places.bpffs.display(),
+        places.state_dir.display()
+    );
+    Ok(())
+}

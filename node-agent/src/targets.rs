@@ -1,0 +1,327 @@
+//! From `attach` entries to hooks: selectors applied to a view of the node. Pure, but for the symbol tables that a
+//! [`Binaries`] looks into.
+
+use std::path::Path;
+
+use skep_crds::attach::Attach;
+use skep_crds::cgroup::{Cgroups, SockAddrHook};
+use skep_crds::network::{Direction, Interfaces, XdpMode as CrdXdpMode};
+use skep_crds::selector::PodSelector;
+use skep_crds::tracing::Uprobe;
+use skep_crds::{EbpfProgramSpec, Reason};
+use skep_kernel::hook::{Hook, Options, Target, XdpMode};
+use skep_object::kind::{Kind, attach as types};
+use wildmatch::WildMatch;
+
+use crate::view::{Cgroup, Netns, NodeView, PodView};
+
+/// A function on a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookOf {
+    pub function: String,
+    pub hook: Hook,
+    /// Index of the attach entry among all of the spec, for reports.
+    pub entry: usize,
+}
+
+/// A selector that names something that is not there, or cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    pub function: String,
+    pub entry: usize,
+    pub target: String,
+    pub reason: Reason,
+    pub message: String,
+}
+
+/// What a spec selects on a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Targets {
+    pub hooks: Vec<HookOf>,
+    pub missing: Vec<Missing>,
+    /// Every attach entry in words: function and hook.
+    pub entries: Vec<(String, String)>,
+    /// Some entry selects pods, and pods are not known yet.
+    pub waits_for_pods: bool,
+}
+
+/// Finds probe points in binaries.
+pub trait Binaries {
+    /// Where a binary is below a root directory (`/` or `/proc/PID/root`), with its identity.
+    fn locate(&self, root: &Path, binary: &str) -> Result<Located, String>;
+    /// The file offset of a symbol.
+    fn symbol(&self, file: &Path, symbol: &str) -> Result<u64, String>;
+}
+
+/// A binary that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    pub path: std::path::PathBuf,
+    pub identity: String,
+}
+
+/// Applies a spec's selectors. Duplicate targets (two names of one interface, two containers of one image) are merged.
+pub fn targets(spec: &EbpfProgramSpec, namespace: &str, view: &NodeView, binaries: &dyn Binaries) -> Targets {
+    let mut found = Targets::default();
+    for program in &spec.programs {
+        for attach in &program.attach {
+            let entry = found.entries.len();
+            let mut at = Entry { function: &program.name, entry, namespace, view, found: &mut found };
+            at.apply(attach, binaries);
+        }
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    found.hooks.retain(|h| seen.insert(h.hook.link_name(&h.function)));
+    found
+}
+
+struct Entry<'a> {
+    function: &'a str,
+    entry: usize,
+    namespace: &'a str,
+    view: &'a NodeView,
+    found: &'a mut Targets,
+}
+
+impl Entry<'_> {
+    /// The one place that knows the shape of every attach entry.
+    fn apply(&mut self, attach: &Attach, binaries: &dyn Binaries) {
+        let function = |name: &str, offset: u64| Target::Function { name: name.into(), offset };
+        match attach {
+            Attach::Xdp(a) => {
+                let xdp_mode = match a.mode.unwrap_or_default() {
+                    CrdXdpMode::Auto => XdpMode::Auto,
+                    CrdXdpMode::Native => XdpMode::Native,
+                    CrdXdpMode::Generic => XdpMode::Generic,
+                };
+                self.name(Kind::Xdp, None);
+                self.interfaces(Kind::Xdp, types::XDP, Options { xdp_mode, ..Options::default() }, &a.interfaces);
+            }
+            Attach::Tcx(a) => {
+                self.name(Kind::Tcx, Some(&format!("{:?}", a.direction)));
+                self.interfaces(Kind::Tcx, tc_type(a.direction), Options::default(), &a.interfaces);
+            }
+            Attach::Tc(a) => {
+                self.name(Kind::Tc, Some(&format!("{:?}", a.direction)));
+                let options = Options { tc_priority: a.priority.unwrap_or_default(), ..Options::default() };
+                self.interfaces(Kind::Tc, tc_type(a.direction), options, &a.interfaces);
+            }
+            Attach::CgroupSkb(a) => {
+                self.name(Kind::CgroupSkb, Some(&format!("{:?}", a.direction)));
+                let attach_type = match a.direction {
+                    Direction::Ingress => types::CGROUP_INET_INGRESS,
+                    Direction::Egress => types::CGROUP_INET_EGRESS,
+                };
+                self.cgroups(Kind::CgroupSkb, attach_type, &a.cgroups);
+            }
+            Attach::CgroupSockAddr(a) => {
+                self.name(Kind::CgroupSockAddr, Some(&format!("{:?}", a.hook)));
+                self.cgroups(Kind::CgroupSockAddr, sock_addr_type(a.hook), &a.cgroups);
+            }
+            Attach::Tracepoint(a) => self.fixed(Kind::Tracepoint, Target::Event(format!("{}/{}", a.category, a.name))),
+            Attach::RawTracepoint(a) => self.fixed(Kind::RawTracepoint, Target::Event(a.name.clone())),
+            Attach::BtfTracepoint(a) => self.fixed(Kind::BtfTracepoint, Target::Event(a.name.clone())),
+            Attach::Kprobe(a) => self.fixed(Kind::Kprobe, function(&a.function, a.offset.unwrap_or_default() as u64)),
+            Attach::Kretprobe(a) => self.fixed(Kind::Kretprobe, function(&a.function, 0)),
+            Attach::Fentry(a) => self.fixed(Kind::Fentry, function(&a.function, 0)),
+            Attach::Fexit(a) => self.fixed(Kind::Fexit, function(&a.function, 0)),
+            Attach::Uprobe(a) => self.binary(Kind::Uprobe, a, binaries),
+            Attach::Uretprobe(a) => self.binary(Kind::Uretprobe, a, binaries),
+        }
+    }
+
+    fn name(&mut self, kind: Kind, detail: Option<&str>) {
+        let hook = detail.map_or_else(|| kind.to_string(), |d| format!("{kind} {d}"));
+        self.found.entries.push((self.function.to_owned(), hook));
+    }
+
+    fn hook(&mut self, kind: Kind, attach_type: u32, options: Options, gate: Option<String>, target: Target) {
+        let hook = Hook { kind, attach_type, target, options, gate };
+        self.found.hooks.push(HookOf { function: self.function.to_owned(), hook, entry: self.entry });
+    }
+
+    fn missing(&mut self, target: impl Into<String>, message: impl Into<String>) {
+        self.found.missing.push(Missing {
+            function: self.function.to_owned(),
+            entry: self.entry,
+            target: target.into(),
+            reason: Reason::TargetNotFound,
+            message: message.into(),
+        });
+    }
+
+    fn fixed(&mut self, kind: Kind, target: Target) {
+        self.name(kind, None);
+        self.hook(kind, kind.row().attach_type, Options::default(), None, target);
+    }
+
+    fn interfaces(&mut self, kind: Kind, attach_type: u32, options: Options, selector: &Interfaces) {
+        let spaces: Vec<Netns> = match &selector.pods {
+            None => match &self.view.host {
+                Some(host) => vec![host.clone()],
+                None => return self.missing("the node's network namespace", "it cannot be looked into"),
+            },
+            Some(pods) => {
+                self.pods(pods).into_iter().filter(|p| !p.host_network).filter_map(|p| p.netns.clone()).collect()
+            }
+        };
+        for space in spaces {
+            for name in selector.names.iter().flatten() {
+                // In a pod, as with a pattern, a name that is not there selects nothing; on the node it is a mistake.
+                if selector.pods.is_none() && !space.interfaces.iter().any(|i| i.name == *name) {
+                    self.missing(format!("interface {name}"), format!("this node has no interface {name}"));
+                }
+            }
+            for interface in space.interfaces.iter().filter(|i| selects(selector, &i.name, i.primary)) {
+                let target = Target::Interface {
+                    netns: space.path.clone(),
+                    cookie: space.cookie,
+                    ifindex: interface.index,
+                    name: interface.name.clone(),
+                };
+                self.hook(kind, attach_type, options, None, target);
+            }
+        }
+    }
+
+    fn cgroups(&mut self, kind: Kind, attach_type: u32, cgroups: &Cgroups) {
+        let selected: Vec<Cgroup> = match cgroups {
+            Cgroups::Path(path) => {
+                let Some(root) = &self.view.cgroup_root else {
+                    self.found.missing.push(Missing {
+                        function: self.function.to_owned(),
+                        entry: self.entry,
+                        target: format!("cgroup {}", path.0),
+                        reason: Reason::KernelUnsupported,
+                        message: "this node has no cgroup v2 hierarchy mounted".into(),
+                    });
+                    return;
+                };
+                match crate::discover::cgroup(&root.join(path.0.trim_start_matches('/'))) {
+                    Some(cgroup) => vec![cgroup],
+                    None => {
+                        return self.missing(
+                            format!("cgroup {}", path.0),
+                            format!("no such directory below {}", root.display()),
+                        );
+                    }
+                }
+            }
+            Cgroups::Pods(pods) => self.pod_cgroups(pods),
+        };
+        for Cgroup { path, id } in selected {
+            self.hook(kind, attach_type, Options::default(), None, Target::Cgroup { path, id });
+        }
+    }
+
+    /// The pod's own cgroup, or those of the containers that are named.
+    fn pod_cgroups(&mut self, pods: &PodSelector) -> Vec<Cgroup> {
+        let mut selected = Vec::new();
+        for pod in self.pods(pods) {
+            match &pods.containers {
+                None => selected.extend(pod.cgroup.clone()),
+                Some(names) => {
+                    selected
+                        .extend(pod.containers.iter().filter(|c| names.contains(&c.name)).map(|c| c.cgroup.clone()));
+                }
+            }
+        }
+        selected
+    }
+
+    fn pods(&mut self, selector: &PodSelector) -> Vec<PodView> {
+        if !self.view.pods_known {
+            self.found.waits_for_pods = true;
+        }
+        let own = self.view.pods.iter().filter(|p| p.namespace == self.namespace);
+        own.filter(|p| selector.selector.matches(&p.labels)).cloned().collect()
+    }
+
+    fn binary(&mut self, kind: Kind, probe: &Uprobe, binaries: &dyn Binaries) {
+        let symbol = probe.symbol.clone().unwrap_or_default();
+        let shown = match (&probe.symbol, probe.offset) {
+            (Some(symbol), None) => format!("{}:{symbol}", probe.binary),
+            (Some(symbol), Some(offset)) => format!("{}:{symbol}+{offset:#x}", probe.binary),
+            (None, offset) => format!("{}:{:#x}", probe.binary, offset.unwrap_or_default()),
+        };
+        self.name(kind, None);
+        let (roots, gate) = match &probe.pods {
+            None => (vec![std::path::PathBuf::from("/proc/1/root")], None),
+            Some(pods) => (self.container_roots(pods), Some(gate_name(pods))),
+        };
+        for root in roots {
+            let place = binaries.locate(&root, &probe.binary).and_then(|found| {
+                let base = if symbol.is_empty() { 0 } else { binaries.symbol(&found.path, &symbol)? };
+                Ok((found, base + probe.offset.unwrap_or_default() as u64))
+            });
+            match place {
+                Ok((Located { path, identity }, offset)) => {
+                    let target = Target::Binary { path, identity, offset, name: shown.clone() };
+                    self.hook(kind, kind.row().attach_type, Options::default(), gate.clone(), target);
+                }
+                Err(why) => self.missing(shown.clone(), why),
+            }
+        }
+    }
+
+    fn container_roots(&mut self, pods: &PodSelector) -> Vec<std::path::PathBuf> {
+        let wanted = |name: &String| pods.containers.as_ref().is_none_or(|names| names.contains(name));
+        let selected = self.pods(pods);
+        let containers = selected.iter().flat_map(|p| &p.containers).filter(|c| wanted(&c.name));
+        containers.map(|c| Path::new("/proc").join(c.pid.to_string()).join("root")).collect()
+    }
+}
+
+/// A gate lets a probe count for the processes of selected containers only: containers of one image share the file.
+pub fn gate_name(pods: &PodSelector) -> String {
+    let text = serde_json::to_string(pods).unwrap_or_default();
+    uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, text.as_bytes()).simple().to_string()[..12].to_owned()
+}
+
+/// The cgroups behind every gate of a spec.
+pub fn gates(spec: &EbpfProgramSpec, namespace: &str, view: &NodeView) -> std::collections::BTreeMap<String, Vec<u64>> {
+    let probes = spec.programs.iter().flat_map(|p| &p.attach).filter_map(|a| match a {
+        Attach::Uprobe(probe) | Attach::Uretprobe(probe) => probe.pods.as_ref(),
+        _ => None,
+    });
+    probes
+        .map(|pods| {
+            let own = view.pods.iter().filter(|p| p.namespace == namespace && pods.selector.matches(&p.labels));
+            let wanted = |name: &String| pods.containers.as_ref().is_none_or(|names| names.contains(name));
+            let ids = own.flat_map(|p| &p.containers).filter(|c| wanted(&c.name)).map(|c| c.cgroup.id).collect();
+            (gate_name(pods), ids)
+        })
+        .collect()
+}
+
+fn selects(selector: &Interfaces, name: &str, primary: bool) -> bool {
+    let matches = |patterns: &Option<Vec<String>>| patterns.iter().flatten().any(|p| WildMatch::new(p).matches(name));
+    let named = selector.names.iter().flatten().any(|n| n == name);
+    let wanted = named || matches(&selector.matching) || selector.primary == Some(true) && primary;
+    wanted && !matches(&selector.exclude)
+}
+
+fn tc_type(direction: Direction) -> u32 {
+    match direction {
+        Direction::Ingress => types::TCX_INGRESS,
+        Direction::Egress => types::TCX_EGRESS,
+    }
+}
+
+/// BPF_CGROUP_* (include/uapi/linux/bpf.h).
+fn sock_addr_type(hook: SockAddrHook) -> u32 {
+    match hook {
+        SockAddrHook::Bind4 => 8,
+        SockAddrHook::Bind6 => 9,
+        SockAddrHook::Connect4 => 10,
+        SockAddrHook::Connect6 => 11,
+        SockAddrHook::Sendmsg4 => 14,
+        SockAddrHook::Sendmsg6 => 15,
+        SockAddrHook::Recvmsg4 => 19,
+        SockAddrHook::Recvmsg6 => 20,
+        SockAddrHook::Getpeername4 => 29,
+        SockAddrHook::Getpeername6 => 30,
+        SockAddrHook::Getsockname4 => 31,
+        SockAddrHook::Getsockname6 => 32,
+    }
+}

@@ -1,0 +1,244 @@
+//! A node of the test's own: a network namespace, an agent, a registry, all gone when it ends, even by panic.
+
+use std::net::{TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use skep_image::{Auth, Registry, RegistryConfig};
+use skep_kernel::{bpffs, netns};
+use skep_proto::v1::inspector_client::InspectorClient;
+use skep_proto::v1::{ListProgramsRequest, LookupMapRequest, ProgramRef, ProgramReport, lookup_map_request::Key};
+use tonic::transport::Channel;
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+pub struct Node {
+    dir: tempfile::TempDir,
+    name: String,
+    agent: Option<Child>,
+    registry: Option<Child>,
+    port: u16,
+    client: Option<InspectorClient<Channel>>,
+}
+
+impl Node {
+    pub async fn start() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let name = format!("skep-node-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("manifests")).unwrap();
+        run("ip", &["netns", "add", &name]);
+        let mut node = Node { dir, name, agent: None, registry: None, port: free_port(), client: None };
+        node.ip(&["link", "set", "lo", "up"]);
+        node.start_registry();
+        node.start_agent().await;
+        node
+    }
+
+    pub fn ip(&self, args: &[&str]) {
+        let mut all = vec!["-n", self.name.as_str()];
+        all.extend(args);
+        run("ip", &all);
+    }
+
+    fn start_registry(&mut self) {
+        let config = self.dir.path().join("registry.yml");
+        let storage = self.dir.path().join("registry");
+        let text = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '127.0.0.1:{}'}}\n",
+            storage.display(),
+            self.port
+        );
+        std::fs::write(&config, text).unwrap();
+        let child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        self.registry = Some(child.expect("docker-registry is installed by `cargo xtask setup`"));
+        let start = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(20), "the registry does not start");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn stop_registry(&mut self) {
+        end(&mut self.registry);
+    }
+
+    pub fn registry(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Pushes the object made from `kernel/tests/c/<source>.bpf.c`; its reference.
+    pub async fn push(&self, source: &str, name: &str) -> String {
+        let config = RegistryConfig { plain_http: vec![self.registry()], ..RegistryConfig::default() };
+        let image = skep_image::build(&object(source), &Default::default());
+        let reference = format!("{}/{name}", self.registry());
+        Registry::new(&config).unwrap().push(&reference, &image, &Auth::Anonymous).await.unwrap();
+        reference
+    }
+
+    pub fn root(&self) -> PathBuf {
+        Path::new("/sys/fs/bpf").join(&self.name)
+    }
+
+    pub async fn start_agent(&mut self) {
+        let path = |name: &str| self.dir.path().join(name);
+        let log = std::fs::File::options().create(true).append(true).open(path("agent.log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_skep-agent"))
+            .arg("run")
+            .args([Path::new("--manifests"), &path("manifests")])
+            .args([Path::new("--state-dir"), &path("state")])
+            .args([Path::new("--bpffs"), &self.root()])
+            .args([Path::new("--socket"), &path("agent.sock")])
+            .args([Path::new("--host-netns"), &Path::new("/run/netns").join(&self.name)])
+            .args(["--plain-http-registry", &self.registry()])
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.agent = Some(child);
+        let start = Instant::now();
+        loop {
+            if let Ok(channel) = skep_proto::client::unix(&path("agent.sock")).await {
+                self.client = Some(InspectorClient::new(channel));
+                return;
+            }
+            assert!(start.elapsed() < Duration::from_secs(20), "the agent does not start: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub fn kill(&mut self) {
+        end(&mut self.agent);
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("agent.log")).unwrap_or_default()
+    }
+
+    pub fn write(&self, file: &str, text: &str) {
+        // As an editor does it: aside, then renamed.
+        let staged = self.dir.path().join("staged");
+        std::fs::write(&staged, text).unwrap();
+        std::fs::rename(&staged, self.dir.path().join("manifests").join(file)).unwrap();
+    }
+
+    pub fn delete(&self, file: &str) {
+        std::fs::remove_file(self.dir.path().join("manifests").join(file)).unwrap();
+    }
+
+    pub async fn report(&mut self, name: &str) -> Option<ProgramReport> {
+        let client = self.client.as_mut().unwrap();
+        let all = client.list_programs(ListProgramsRequest::default()).await.unwrap().into_inner();
+        all.programs.into_iter().find(|p| p.name == name)
+    }
+
+    /// Waits for a report that satisfies; prints the last one and the log if none comes.
+    pub async fn until(&mut self, name: &str, satisfied: impl Fn(&ProgramReport) -> bool) -> ProgramReport {
+        let start = Instant::now();
+        loop {
+            let report = self.report(name).await;
+            match report {
+                Some(report) if satisfied(&report) => return report,
+                other => assert!(
+                    start.elapsed() < Duration::from_secs(20),
+                    "{name} does not come to what is expected: {other:#?}\n{}",
+                    self.log()
+                ),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub async fn until_gone(&mut self, name: &str) {
+        let start = Instant::now();
+        while self.report(name).await.is_some() {
+            assert!(start.elapsed() < Duration::from_secs(20), "{name} does not go: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Sends packets to lo of the node.
+    pub fn packets(&self, count: u32) {
+        netns::within(Some(&Path::new("/run/netns").join(&self.name)), || {
+            let ear = UdpSocket::bind("127.0.0.1:0")?;
+            let socket = UdpSocket::bind("127.0.0.1:0")?;
+            (0..count).try_for_each(|_| socket.send_to(b"hello", ear.local_addr()?).map(drop))
+        })
+        .unwrap();
+    }
+
+    /// Slot 0 of the map `hits`, through the Inspector.
+    pub async fn hits(&mut self, name: &str) -> u64 {
+        let request = LookupMapRequest {
+            program: Some(ProgramRef { namespace: "test".into(), name: name.into() }),
+            map: "hits".into(),
+            key: Some(Key::Json(skep_proto::value::from_json(&serde_json::json!(0)))),
+        };
+        let answer = self.client.as_mut().unwrap().lookup_map(request).await.unwrap().into_inner();
+        u64::from_ne_bytes(answer.raw_value[..].try_into().unwrap())
+    }
+
+    pub fn programs_in_bpffs(&self) -> usize {
+        bpffs::list(&self.root()).unwrap().len()
+    }
+
+    pub fn pins(&self) -> usize {
+        self.programs_in_bpffs()
+    }
+
+    pub fn desired_files(&self) -> usize {
+        std::fs::read_dir(self.dir.path().join("state/desired")).unwrap().count()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        end(&mut self.agent);
+        end(&mut self.registry);
+        let _ = bpffs::remove_tree(&self.root());
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
+}
+
+fn end(child: &mut Option<Child>) {
+    if let Some(mut child) = child.take() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// An EbpfProgram that counts on lo.
+pub fn manifest(name: &str, image: &str, globals: serde_json::Value) -> String {
+    let globals = if globals.as_object().is_some_and(|g| g.is_empty()) {
+        String::new()
+    } else {
+        format!("  globals: {globals}\n")
+    };
+    format!(
+        "apiVersion: skep.dev/v1alpha1\nkind: EbpfProgram\nmetadata: {{name: {name}, namespace: test}}\nspec:\n  image: {{reference: \"{image}\"}}\n{globals}  programs:\n  - name: count_xdp\n    attach:\n    - xdp: {{interfaces: {{names: [lo]}}}}\n"
+    )
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn run(program: &str, args: &[&str]) {
+    let status = Command::new(program).args(args).status().unwrap_or_else(|e| panic!("{program}: {e}"));
+    assert!(status.success(), "{program} {args:?}: {status}");
+}
+
+fn object(name: &str) -> Vec<u8> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernel/tests/c").join(format!("{name}.bpf.c"));
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.o");
+    let (source, target) = (source.to_string_lossy().into_owned(), out.to_string_lossy().into_owned());
+    run("clang", &["-g", "-O2", "-target", "bpf", "-I/usr/include/x86_64-linux-gnu", "-c", &source, "-o", &target]);
+    std::fs::read(&out).unwrap()
+}

@@ -1,0 +1,175 @@
+//! The agent without Kubernetes: real binary, real kernel, real registry. Needs root.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod node;
+
+use node::{Node, manifest};
+use serde_json::json;
+use skep_proto::v1::State;
+
+#[tokio::test]
+async fn a_manifest_is_loaded_edited_broken_and_removed() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+
+    // Added.
+    node.write("a.yaml", &manifest("counter", &image, json!({"step": 1})));
+    let first = node.until("counter", |r| r.state() == State::Ready).await;
+    assert_eq!(first.reason, "Ready");
+    assert_eq!(first.hooks[0].names, ["lo"]);
+    node.packets(5);
+    assert_eq!(node.hits("counter").await, 5);
+
+    // Edited: another revision, the same link, the map kept.
+    node.write("a.yaml", &manifest("counter", &image, json!({"step": 100})));
+    let second =
+        node.until("counter", |r| r.state() == State::Ready && r.desired_revision != first.desired_revision).await;
+    assert_eq!(second.running_revision, second.desired_revision);
+    assert_eq!(second.hooks[0].link_ids, first.hooks[0].link_ids);
+    assert_ne!(second.functions[0].id, first.functions[0].id);
+    node.packets(1);
+    assert_eq!(node.hits("counter").await, 105);
+
+    // Broken: said, and nothing else changes.
+    let broken =
+        manifest("counter", &image, json!({"step": 1})).replace("primary", "primry").replace("names:", "nmaes:");
+    node.write("a.yaml", &broken);
+    let refused = node.until("counter", |r| r.state() == State::Failed).await;
+    assert!(
+        refused.message.contains("unknown field \"spec.programs[0].attach[0].xdp.interfaces.nmaes\""),
+        "{}",
+        refused.message
+    );
+    assert_eq!(refused.running_revision, second.running_revision);
+    node.packets(1);
+    assert_eq!(node.hits("counter").await, 205);
+
+    // Mended.
+    node.write("a.yaml", &manifest("counter", &image, json!({"step": 100})));
+    node.until("counter", |r| r.state() == State::Ready).await;
+
+    // Removed.
+    node.delete("a.yaml");
+    node.until_gone("counter").await;
+    assert_eq!(node.pins(), 0);
+    assert_eq!(node.desired_files(), 0);
+}
+
+#[tokio::test]
+async fn killed_and_started_again_nothing_is_missed_and_everything_is_the_same() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    node.write("a.yaml", &manifest("counter", &image, json!({"step": 1})));
+    let before = node.until("counter", |r| r.state() == State::Ready).await;
+    node.packets(3);
+    node.kill();
+    node.packets(4);
+    node.stop_registry();
+    node.start_agent().await;
+    let after = node.until("counter", |r| r.state() == State::Ready).await;
+    assert_eq!(after.functions, before.functions);
+    assert_eq!(after.hooks, before.hooks);
+    assert_eq!(after.maps, before.maps);
+    node.packets(2);
+    assert_eq!(node.hits("counter").await, 9);
+}
+
+#[tokio::test]
+async fn each_failure_has_its_reason_and_heals_without_a_restart() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    let trace = node.push("trace", "trace:v1").await;
+
+    // Somebody who is well, to be left alone by all that follows.
+    node.write("good.yaml", &manifest("good", &image, json!({"step": 1})));
+    let good = node.until("good", |r| r.state() == State::Ready).await;
+
+    let cases: Vec<(&str, String, &str, &str)> = vec![
+        ("missing-tag", manifest("x", &format!("{image}-nope"), json!({})), "ImageNotFound", "does not have it"),
+        ("no-registry", manifest("x", "127.0.0.1:1/a/b:v1", json!({})), "RegistryUnreachable", "127.0.0.1:1"),
+        (
+            "unknown-global",
+            manifest("x", &image, json!({"stp": 1})),
+            "GlobalInvalid",
+            "global stp: the object has no such global variable; it has step",
+        ),
+        (
+            "oversized-global",
+            manifest("x", &image, json!({"step": 4294967296u64})),
+            "GlobalInvalid",
+            "global step: 4294967296 is outside 0..=4294967295",
+        ),
+        (
+            "unknown-program",
+            manifest("x", &image, json!({})).replace("count_xdp", "count_xpd"),
+            "ProgramUnknown",
+            "the object has no program count_xpd; it has",
+        ),
+        ("busy", manifest("x", &image, json!({})), "HookBusy", "xdp on interface lo is held by program count_xdp"),
+        (
+            "no-interface",
+            manifest("x", &image, json!({})).replace("names: [lo]", "names: [eth77]"),
+            "TargetNotFound",
+            "this node has no interface eth77",
+        ),
+        (
+            "verifier",
+            tracing_manifest(&trace, "on_bad", "rawTracepoint: {name: sys_enter}"),
+            "VerifierRejected",
+            "on_bad: R",
+        ),
+        (
+            "no-event",
+            tracing_manifest(&trace, "on_tracepoint", "tracepoint: {category: syscalls, name: sys_enter_nope}"),
+            "TargetNotFound",
+            "tracepoint syscalls/sys_enter_nope not found",
+        ),
+        (
+            "no-function",
+            tracing_manifest(&trace, "on_btf", "btfTracepoint: {name: no_such_event}"),
+            "TargetNotFound",
+            "tracepoint no_such_event not found",
+        ),
+    ];
+    for (case, text, reason, message) in cases {
+        node.write("x.yaml", &text);
+        let report = node.until("x", |r| r.reason == reason).await;
+        assert!(report.message.contains(message), "{case}: {}", report.message);
+        assert!(matches!(report.state(), State::Failed | State::Unsupported), "{case}: {:?}", report.state());
+        node.delete("x.yaml");
+        node.until_gone("x").await;
+        assert_eq!(node.programs_in_bpffs(), 1, "{case} left something behind");
+    }
+
+    // A selector that matches nothing is no failure.
+    node.write("x.yaml", &manifest("x", &image, json!({})).replace("names: [lo]", "match: [\"nope*\"]"));
+    let report = node.until("x", |r| r.state() == State::Ready).await;
+    assert_eq!((report.reason.as_str(), report.hooks[0].targets), ("NoTarget", 0));
+    // And the interface that comes later is found.
+    node.ip(&["link", "add", "nope0", "type", "veth", "peer", "name", "other0"]);
+    let report = node.until("x", |r| r.hooks.first().is_some_and(|h| h.targets == 1)).await;
+    assert_eq!(report.hooks[0].names, ["nope0"]);
+    // One that goes leaves program and maps loaded.
+    node.ip(&["link", "del", "nope0"]);
+    let report = node.until("x", |r| r.reason == "NoTarget").await;
+    assert!(!report.functions.is_empty());
+
+    // The fixed cause heals: the tag comes to be.
+    node.write(
+        "late.yaml",
+        &manifest("late", &format!("{}/late:v1", node.registry()), json!({}))
+            .replace("names: [lo]", "match: [\"none*\"]"),
+    );
+    node.until("late", |r| r.reason == "ImageNotFound").await;
+    node.push("net", "late:v1").await;
+    node.until("late", |r| r.state() == State::Ready).await;
+
+    let still = node.report("good").await.unwrap();
+    assert_eq!((still.functions, still.hooks), (good.functions, good.hooks), "a neighbour was disturbed");
+}
+
+fn tracing_manifest(image: &str, function: &str, attach: &str) -> String {
+    format!(
+        "apiVersion: skep.dev/v1alpha1\nkind: EbpfProgram\nmetadata: {{name: x, namespace: test}}\nspec:\n  image: {{reference: {image}}}\n  programs:\n  - name: {function}\n    attach:\n    - {attach}\n"
+    )
+}
