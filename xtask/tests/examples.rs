@@ -1,21 +1,19 @@
 //! Every example manifest is one that the API server accepts.
 
-use std::path::{Path, PathBuf};
-
-fn manifests() -> Vec<PathBuf> {
-    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
-    let dirs = std::fs::read_dir(examples).unwrap().map(|entry| entry.unwrap().path());
-    dirs.map(|dir| dir.join("ebpfprogram.yaml")).filter(|path| path.is_file()).collect()
-}
+use std::path::Path;
 
 #[test]
-fn every_example_is_valid() {
-    let manifests = manifests();
-    assert!(!manifests.is_empty());
-    for path in manifests {
-        let value = serde_yaml_ng::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
-        if let Err(violations) = skep_crds::validate::manifest(&value) {
+fn every_example_is_valid() -> anyhow::Result<()> {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(examples)? {
+        let path = entry?.path().join("ebpfprogram.yaml");
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        if let Err(violations) = skep_crds::validate::manifest(&serde_yaml_ng::from_str(&text)?) {
             panic!("{}: {violations:?}", path.display());
         }
+        seen += 1;
     }
+    assert_ne!(seen, 0);
+    Ok(())
 }
