@@ -72,7 +72,7 @@ const PARTS: [Part; 3] = [
         user: "65532:65532",
         links: &[],
     },
-    Part { name: "skep-agent", binary: Some("skep-node-agent"), path: "/skep-agent", user: "0:0", links: &[] },
+    Part { name: "skep-agent", binary: Some("skep-agent"), path: "/skep-agent", user: "0:0", links: &[] },
     Part {
         name: "busybox",
         binary: None,
