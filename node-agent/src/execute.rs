@@ -77,6 +77,10 @@ impl<'a> Run<'a> {
                     Err(e) => Err(e),
                 }
             }
+            Action::Moved { .. } => {
+                self.moved.push(action);
+                Ok(())
+            }
             Action::Attach { link, hook, program } => {
                 if let Err(e) = self.kernel.attach(self.uid, link, hook, program) {
                     self.outcome.targets.push((link.clone(), e));
@@ -104,8 +108,13 @@ impl<'a> Run<'a> {
     /// Takes the moved links back, newest first; then the new load, unless something still runs it.
     fn undo(&mut self) {
         let mut clean = true;
-        while let Some(Action::Replace { link, hook, to, undo, .. }) = self.moved.pop() {
-            let back = undo.as_ref().and_then(|old| {
+        while let Some(action) = self.moved.pop() {
+            let (link, hook, to, undo) = match action {
+                Action::Replace { link, hook, to, undo, .. } => (link, hook, to, undo.as_ref()),
+                Action::Moved { link, hook, to, undo } => (link, hook, to, Some(undo)),
+                _ => continue,
+            };
+            let back = undo.and_then(|old| {
                 let now = self.program_id(to)?;
                 self.kernel.replace(self.uid, link, hook, now, old).ok()
             });

@@ -13,12 +13,16 @@ pub mod discover;
 pub mod epoch;
 pub mod error;
 pub mod execute;
+#[cfg(test)]
+mod fake;
 pub mod grpc;
 pub mod health;
 pub mod images;
 pub mod manifests;
 pub mod nodeview;
 pub mod plan;
+#[cfg(test)]
+mod plan_property;
 pub mod prepare;
 pub mod report;
 pub mod reports;

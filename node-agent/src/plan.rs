@@ -51,6 +51,13 @@ pub enum Action {
         to: ProgramAt,
         undo: Option<ProgramAt>,
     },
+    /// A link that an earlier run, cut short, moved already: nothing to do, but to take back with the others.
+    Moved {
+        link: String,
+        hook: Hook,
+        to: ProgramAt,
+        undo: ProgramAt,
+    },
     Attach {
         link: String,
         hook: Hook,
@@ -77,13 +84,15 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
         actions.push(Action::Load { load: wanted.load.clone() });
     }
 
-    let (mut attach, mut dead) = (Vec::new(), Vec::new());
+    let (mut attach, mut dead, mut replace, mut settled) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (name, link) in &wanted.links {
         let program = ProgramAt { load: wanted.load.clone(), pin: link.pin.clone() };
         match observed.links.get(name) {
             Some(seen) if seen.alive => {
-                if present.and_then(|l| l.programs.get(&link.pin)).map(|p| p.id) != Some(seen.program_id) {
-                    actions.push(Action::Replace {
+                if present.and_then(|l| l.programs.get(&link.pin)).map(|p| p.id) == Some(seen.program_id) {
+                    settled.push((name, link, program));
+                } else {
+                    replace.push(Action::Replace {
                         link: name.clone(),
                         hook: link.hook.clone(),
                         old: seen.program_id,
@@ -99,6 +108,8 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
             None => attach.push(Action::Attach { link: name.clone(), hook: link.hook.clone(), program }),
         }
     }
+    actions.extend(moved_already(&settled, &replace, observed));
+    actions.extend(replace);
     let spared = |seen: &ObservedLink| wanted.spare && seen.alive;
     let unwanted: Vec<Action> = observed
         .links
@@ -121,6 +132,30 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
         actions.push(Action::RemoveLoad { load: load.clone() });
     }
     actions
+}
+
+/// Links on the wanted load while others still run an older one that has their program too.
+fn moved_already(
+    settled: &[(&String, &WantedLink, ProgramAt)],
+    replace: &[Action],
+    observed: &Observed,
+) -> Vec<Action> {
+    let older = replace.iter().find_map(|a| match a {
+        Action::Replace { undo: Some(undo), to, .. } if undo.load != to.load => Some(&undo.load),
+        _ => None,
+    });
+    let Some((older, seen)) = older.and_then(|load| observed.loads.get_key_value(load)) else { return Vec::new() };
+    let back = |pin: &String| ProgramAt { load: older.clone(), pin: pin.clone() };
+    settled
+        .iter()
+        .filter(|(_, link, _)| seen.programs.contains_key(&link.pin))
+        .map(|(name, link, to)| Action::Moved {
+            link: (*name).clone(),
+            hook: link.hook.clone(),
+            to: to.clone(),
+            undo: back(&link.pin),
+        })
+        .collect()
 }
 
 fn holds(observed: &Observed, load: &str, link: &ObservedLink) -> bool {

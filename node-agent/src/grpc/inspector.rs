@@ -139,6 +139,10 @@ impl Inspector for InspectorService {
         let request = request.into_inner();
         let report = self.report(request.program.as_ref())?;
         let reader = self.open(&report, &request.map).await?;
+        if reader.info().key_size == 0 {
+            let message = format!("a {} has no keys; it cannot be dumped", type_name(reader.info().map_type));
+            return Err(refuse(Code::FailedPrecondition, Reason::KernelUnsupported, message));
+        }
         let (sender, receiver) = mpsc::channel(QUEUE);
         // Ends when all is read, or when the client is gone and its queue with it.
         tokio::task::spawn_blocking(move || {
