@@ -15,31 +15,44 @@ use crate::sys::{netlink, perf, program};
 
 type Attach = fn(BorrowedFd<'_>, &Hook) -> Result<OwnedFd, KernelError>;
 
+/// What holds a program on its hook.
+#[derive(Clone, Copy)]
+enum Means {
+    /// A link, which can be pinned.
+    Link(Attach),
+    /// A tc filter, which needs a record.
+    Filter,
+}
+
 /// One entry per row of [`KINDS`], in its order; a test holds it to that.
-static ATTACH: [(Kind, Attach); KINDS.len()] = [
-    (Kind::Xdp, xdp),
-    (Kind::Tcx, tcx),
-    (Kind::Tc, no_link),
-    (Kind::CgroupSkb, cgroup),
-    (Kind::CgroupSockAddr, cgroup),
-    (Kind::Tracepoint, tracepoint),
-    (Kind::RawTracepoint, raw_tracepoint),
-    (Kind::BtfTracepoint, loaded_target),
-    (Kind::Uprobe, uprobe),
-    (Kind::Uretprobe, uprobe),
-    (Kind::Kprobe, kprobe),
-    (Kind::Kretprobe, kprobe),
-    (Kind::Fentry, loaded_target),
-    (Kind::Fexit, loaded_target),
+static ATTACH: [(Kind, Means); KINDS.len()] = [
+    (Kind::Xdp, Means::Link(xdp)),
+    (Kind::Tcx, Means::Link(tcx)),
+    (Kind::Tc, Means::Filter),
+    (Kind::CgroupSkb, Means::Link(cgroup)),
+    (Kind::CgroupSockAddr, Means::Link(cgroup)),
+    (Kind::Tracepoint, Means::Link(tracepoint)),
+    (Kind::RawTracepoint, Means::Link(raw_tracepoint)),
+    (Kind::BtfTracepoint, Means::Link(loaded_target)),
+    (Kind::Uprobe, Means::Link(uprobe)),
+    (Kind::Uretprobe, Means::Link(uprobe)),
+    (Kind::Kprobe, Means::Link(kprobe)),
+    (Kind::Kretprobe, Means::Link(kprobe)),
+    (Kind::Fentry, Means::Link(loaded_target)),
+    (Kind::Fexit, Means::Link(loaded_target)),
 ];
+
+/// The kind is held by a record, not by a link.
+pub fn needs_record(kind: Kind) -> bool {
+    matches!(ATTACH[kind as usize].1, Means::Filter)
+}
 
 /// Attaches a program; the link lives as long as the descriptor or a pin of it.
 pub fn attach(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
-    ATTACH[hook.kind as usize].1(program, hook)
-}
-
-fn no_link(_: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
-    Err(wrong_target(hook))
+    match ATTACH[hook.kind as usize].1 {
+        Means::Link(attach) => attach(program, hook),
+        Means::Filter => Err(wrong_target(hook)),
+    }
 }
 
 /// The agent built a hook whose target is not of the kind's class: a defect of Skep, not of the node.

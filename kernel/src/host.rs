@@ -17,6 +17,7 @@ use crate::load::{self, Loaded};
 use crate::observe;
 use crate::seam::{Kernel, LoadOutcome, LoadRequest, Observed, ProgramAt};
 use crate::sys::{self, link, program};
+use crate::tc::Filters;
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
@@ -24,14 +25,16 @@ const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 #[derive(Debug)]
 pub struct Host {
     bpffs: Bpffs,
+    filters: Filters,
     /// Parsed at first use: it takes tens of milliseconds, and 16 MB.
     types: OnceLock<Option<Arc<TargetBtf>>>,
 }
 
 impl Host {
-    /// `root` is Skep's directory, e.g. /sys/fs/bpf/skep; its parent must be in a bpffs.
-    pub fn open(root: &Path) -> Result<Self, KernelError> {
-        Ok(Host { bpffs: Bpffs::open(root)?, types: OnceLock::new() })
+    /// `root` is Skep's directory, e.g. /sys/fs/bpf/skep; its parent must be in a bpffs. `state_dir` takes the records of
+    /// what cannot be pinned.
+    pub fn open(root: &Path, state_dir: &Path) -> Result<Self, KernelError> {
+        Ok(Host { bpffs: Bpffs::open(root)?, filters: Filters::new(state_dir), types: OnceLock::new() })
     }
     pub fn bpffs(&self) -> &Bpffs {
         &self.bpffs
@@ -150,11 +153,20 @@ fn rename(from: &Path, to: &Path) -> Result<(), KernelError> {
 
 impl Kernel for Host {
     fn programs(&self) -> Result<Vec<String>, KernelError> {
-        self.bpffs.programs()
+        let mut uids = self.bpffs.programs()?;
+        uids.extend(self.filters.programs());
+        uids.sort();
+        uids.dedup();
+        Ok(uids)
     }
 
     fn observe(&self, uid: &str) -> Result<Observed, KernelError> {
-        observe::observe(&self.bpffs, uid)
+        let mut observed = observe::observe(&self.bpffs, uid)?;
+        for link in self.filters.links(uid) {
+            let seen = self.filters.observe(uid, &link)?;
+            observed.links.insert(link, seen);
+        }
+        Ok(observed)
     }
 
     fn load(&self, uid: &str, name: &str, request: &LoadRequest) -> Result<LoadOutcome, KernelError> {
@@ -181,6 +193,9 @@ impl Kernel for Host {
 
     fn attach(&self, uid: &str, name: &str, hook: &Hook, program: &ProgramAt) -> Result<(), KernelError> {
         let program = self.program_fd(uid, program)?;
+        if attach::needs_record(hook.kind) {
+            return self.filters.attach(uid, name, hook, program.as_fd());
+        }
         bpffs::make_dir(&self.bpffs.links(uid))?;
         let link = attach::attach(program.as_fd(), hook)?;
         // Not pinned, the link goes with its descriptor: a failure here leaves nothing.
@@ -189,6 +204,9 @@ impl Kernel for Host {
 
     fn replace(&self, uid: &str, name: &str, hook: &Hook, old: u32, program: &ProgramAt) -> Result<(), KernelError> {
         let new = self.program_fd(uid, program)?;
+        if attach::needs_record(hook.kind) {
+            return self.filters.replace(uid, name, hook, old, new.as_fd());
+        }
         let path = self.bpffs.link(uid, name);
         match hook.kind.row().update {
             UpdateWay::Swap => {
@@ -213,6 +231,9 @@ impl Kernel for Host {
     }
 
     fn detach(&self, uid: &str, name: &str) -> Result<(), KernelError> {
+        if self.filters.detach(uid, name)? {
+            return Ok(());
+        }
         let path = self.bpffs.link(uid, name);
         if let Ok(link) = sys::open_pin(&path) {
             // At once where the kernel can; the others go with the pin.
@@ -239,7 +260,7 @@ impl Kernel for Host {
     }
 
     fn remove_program(&self, uid: &str) -> Result<(), KernelError> {
-        for link in bpffs::list(&self.bpffs.links(uid))? {
+        for link in bpffs::list(&self.bpffs.links(uid))?.into_iter().chain(self.filters.links(uid)) {
             self.detach(uid, &link)?;
         }
         bpffs::remove_tree(&self.bpffs.program(uid))

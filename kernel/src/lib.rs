@@ -22,6 +22,7 @@ pub mod observe;
 pub mod probe;
 pub mod seam;
 pub mod sys;
+pub mod tc;
 
 pub use error::KernelError;
 pub use hook::{Hook, Target};

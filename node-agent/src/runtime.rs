@@ -33,7 +33,7 @@ const STOP: Duration = Duration::from_secs(10);
 
 /// Runs the agent until SIGTERM or SIGINT. Programs stay attached.
 pub async fn run(config: Run) -> anyhow::Result<()> {
-    let host = Arc::new(Host::open(&config.places.bpffs)?);
+    let host = Arc::new(Host::open(&config.places.bpffs, &config.places.state_dir)?);
     let store = Store::open(&config.places.state_dir)?;
     let registry = Registry::new(&registry_config(&config)?)?;
     let cache = Cache::open(&config.places.state_dir.join("images"))?;
@@ -166,7 +166,7 @@ fn features(bpffs: &Path) -> Vec<Feature> {
 pub fn purge(places: &Places) -> anyhow::Result<()> {
     // The lock tells whether an agent runs: it would bring everything back.
     let store = Store::open(&places.state_dir)?;
-    let host = Host::open(&places.bpffs)?;
+    let host = Host::open(&places.bpffs, &places.state_dir)?;
     let mut count = 0;
     for uid in host.programs()? {
         host.remove_program(&uid)?;
@@ -179,7 +179,7 @@ pub fn purge(places: &Places) -> anyhow::Result<()> {
     }
     let _ = std::fs::remove_dir(&places.bpffs);
     drop(store);
-    for name in ["images", "desired"] {
+    for name in ["images", "desired", "tc"] {
         let path = places.state_dir.join(name);
         match std::fs::remove_dir_all(&path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {

@@ -20,6 +20,7 @@ pub struct Fixture {
     pub host: Host,
     pub uid: String,
     root: PathBuf,
+    state: tempfile::TempDir,
     netns: Option<String>,
     cgroup: Option<PathBuf>,
 }
@@ -28,8 +29,9 @@ impl Fixture {
     pub fn new() -> Self {
         let unique = format!("skep-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let root = Path::new("/sys/fs/bpf").join(&unique);
-        let host = Host::open(&root).unwrap();
-        Fixture { host, uid: "0a1b-uid".into(), root, netns: None, cgroup: None }
+        let state = tempfile::tempdir().unwrap();
+        let host = Host::open(&root, state.path()).unwrap();
+        Fixture { host, uid: "0a1b-uid".into(), root, state, netns: None, cgroup: None }
     }
 
     /// An interface `lo` that is up, in a namespace of its own.
@@ -39,6 +41,11 @@ impl Fixture {
         run("ip", &["-n", &name, "link", "set", "lo", "up"]);
         self.netns = Some(name);
         self.interface("lo")
+    }
+
+    /// Another process: everything is read back.
+    pub fn restart(&mut self) {
+        self.host = Host::open(&self.root, self.state.path()).unwrap();
     }
 
     pub fn netns_path(&self) -> PathBuf {

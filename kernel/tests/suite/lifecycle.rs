@@ -1,9 +1,9 @@
 //! Pins outlive their maker; updates leave no gap; what is taken away is gone.
 
 use serde_json::json;
+use skep_kernel::bpffs;
 use skep_kernel::hook::Target;
 use skep_kernel::seam::Kernel;
-use skep_kernel::{Host, bpffs};
 use skep_object::kind::Kind;
 
 use super::fixture::{Fixture, at, hook, object, request};
@@ -17,7 +17,7 @@ fn another_process_finds_the_same_kernel_objects() {
     f.load("l1", &request);
     f.attach("l1", "count_xdp", &request, &xdp);
     let seen = f.host.observe(&f.uid).unwrap();
-    f.host = Host::open(f.host.bpffs().root()).unwrap();
+    f.restart();
     assert_eq!(f.host.observe(&f.uid).unwrap(), seen);
     f.packets(4);
     assert_eq!(f.hits("l1", 0), 4);
@@ -163,4 +163,60 @@ fn removal_leaves_nothing() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     panic!("program {program} is still there after 2 s");
+}
+
+/// tc has no link to pin: records stand in, and what others have on the interface is left alone.
+#[test]
+fn tc_filters_live_beside_those_of_others() {
+    use super::fixture::run;
+    let mut f = Fixture::new();
+    let lo = f.lo();
+    let netns = f.netns_path().file_name().unwrap().to_string_lossy().into_owned();
+    let tc = |args: &[&str]| {
+        let out = std::process::Command::new("tc").args(["-n", &netns]).args(args).output().unwrap();
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let ingress = hook(Kind::Tc, skep_object::kind::attach::TCX_INGRESS, lo.clone());
+    let egress = hook(Kind::Tc, skep_object::kind::attach::TCX_EGRESS, lo);
+    let object = object("net");
+    let first = request(&object, &[("count_tc", &ingress), ("count_tc", &egress)], &[]);
+    f.load("l1", &first);
+
+    // Alone: the qdisc is ours, and goes with the last filter.
+    let link = f.attach("l1", "count_tc", &first, &ingress);
+    let other = f.attach("l1", "count_tc", &first, &egress);
+    f.packets(3);
+    assert_eq!(f.hits("l1", 1), 6, "each packet once in, once out");
+    f.restart();
+    let seen = f.host.observe(&f.uid).unwrap();
+    assert!(seen.links[&link].alive && seen.links[&other].alive);
+    f.host.detach(&f.uid, &link).unwrap();
+    assert!(tc(&["qdisc", "show", "dev", "lo"]).contains("clsact"));
+    f.packets(1);
+    assert_eq!(f.hits("l1", 1), 7);
+
+    // An update keeps the filter and swaps the program.
+    let second = request(&object, &[("count_tc", &egress)], &[("step", json!(100))]);
+    f.load("l2", &second);
+    let old = seen.links[&other].program_id;
+    f.host.replace(&f.uid, &other, &egress, old, &at("l2", "count_tc", &second)).unwrap();
+    f.packets(1);
+    assert_eq!(f.hits("l2", 1), 107);
+    f.host.replace(&f.uid, &other, &egress, old, &at("l2", "count_tc", &second)).unwrap_err();
+    f.host.detach(&f.uid, &other).unwrap();
+    assert!(!tc(&["qdisc", "show", "dev", "lo"]).contains("clsact"), "our empty qdisc stayed");
+
+    // With others: their qdisc and filter stay.
+    run("tc", &["-n", &netns, "qdisc", "add", "dev", "lo", "clsact"]);
+    run("tc", &["-n", &netns, "filter", "add", "dev", "lo", "ingress", "prio", "50", "bpf", "bytecode", "1,6 0 0 0"]);
+    let link = f.attach("l2", "count_tc", &first, &ingress);
+    f.host.detach(&f.uid, &link).unwrap();
+    assert!(tc(&["filter", "show", "dev", "lo", "ingress"]).contains("bytecode"), "another's filter went");
+
+    // Removed by somebody: seen.
+    let link = f.attach("l2", "count_tc", &first, &ingress);
+    run("tc", &["-n", &netns, "qdisc", "del", "dev", "lo", "clsact"]);
+    assert!(!f.host.observe(&f.uid).unwrap().links[&link].alive);
+    f.host.remove_program(&f.uid).unwrap();
+    assert_eq!(f.host.programs().unwrap(), Vec::<String>::new());
 }
