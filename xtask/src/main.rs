@@ -6,7 +6,9 @@ mod build;
 mod ci;
 mod cluster;
 mod codegen;
+mod demo;
 mod image;
+mod install;
 mod repo;
 mod setup;
 mod step;
@@ -31,6 +33,8 @@ enum Xtask {
     /// A real one-node Kubernetes on this machine
     #[command(subcommand)]
     Cluster(cluster::Cluster),
+    /// Show a program from a registry count real packets on a real node
+    Demo(demo::Demo),
     /// Write the generated files: CRDs, gRPC code
     Codegen(codegen::Codegen),
 }
@@ -53,6 +57,7 @@ fn run() -> anyhow::Result<()> {
         Xtask::Build(command) => command.run(),
         Xtask::Image(command) => command.run(),
         Xtask::Cluster(command) => command.run(),
+        Xtask::Demo(command) => command.run(),
         Xtask::Codegen(command) => command.run(),
     }
 }

@@ -16,6 +16,18 @@ mod up;
 
 use anyhow::Result;
 
+pub use layout::{REGISTRY, kubeconfig};
+
+/// The authority of the registry's certificate.
+pub fn registry_ca() -> std::path::PathBuf {
+    layout::pki("ca.crt")
+}
+
+/// Whether the cluster was started, and all of it runs.
+pub fn is_up() -> bool {
+    matches!(state::State::load(), Ok(Some(state)) if state.check().is_ok())
+}
+
 #[derive(Debug, clap::Subcommand)]
 #[command(
     after_help = "Example: cargo xtask cluster up && export KUBECONFIG=$PWD/target/cluster/kubeconfig && kubectl get node"

@@ -48,10 +48,10 @@ pub enum Image {
 pub struct Connection {
     /// Certificate authority of the registry
     #[arg(long)]
-    ca: Option<PathBuf>,
+    pub ca: Option<PathBuf>,
     /// Speak HTTP to the registry
     #[arg(long, conflicts_with = "ca")]
-    plain_http: bool,
+    pub plain_http: bool,
 }
 
 struct Part {

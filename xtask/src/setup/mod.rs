@@ -18,7 +18,9 @@ pub enum Level {
     Build,
     /// eBPF objects, and loading them
     Bpf,
-    /// A real Kubernetes and a registry
+    /// A real OCI registry
+    Registry,
+    /// A real Kubernetes
     Cluster,
     /// Other kernels under QEMU
     Vm,
@@ -37,10 +39,15 @@ const CARGO_DENY: &str = "0.20.2";
 const HELM: &str = "v4.3.1";
 
 impl Setup {
+    /// What these levels need.
+    pub fn levels(levels: &[Level]) -> Self {
+        Self { only: levels.to_vec() }
+    }
+
     pub fn run(&self) -> Result<()> {
         let wants = |level: Level| self.only.is_empty() || self.only.contains(&level);
         let levels: Vec<Level> =
-            [Level::Build, Level::Bpf, Level::Cluster, Level::Vm].into_iter().filter(|level| wants(*level)).collect();
+            [Level::Build, Level::Bpf, Level::Registry, Level::Cluster, Level::Vm].into_iter().filter(|level| wants(*level)).collect();
         std::fs::create_dir_all(repo::tools().join("bin"))?;
         apt::install(&levels)?;
         if wants(Level::Build) {

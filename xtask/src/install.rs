@@ -1,0 +1,133 @@
+//! Skep on a cluster: images pushed, chart installed, samples applied. What the demo shows and the cluster tests use.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{bpf, build, cluster, image, repo, step};
+
+pub const NAMESPACE: &str = "skep-system";
+/// Registry and path in the examples' manifests.
+const EXAMPLE_REGISTRY: &str = "registry.example.com/skep";
+/// Tag of pushed operator and agent images.
+pub const TAG: &str = "dev";
+
+/// A cluster, and a registry that it can pull from.
+#[derive(Debug, Clone)]
+pub struct Place {
+    pub kubeconfig: PathBuf,
+    /// host:port/path
+    pub registry: String,
+    /// The registry's certificate authority, if it is a private one.
+    pub ca: Option<PathBuf>,
+}
+
+impl Place {
+    /// The cluster that `cargo xtask cluster up` starts.
+    pub fn test_cluster() -> Self {
+        Self {
+            kubeconfig: cluster::kubeconfig(),
+            registry: format!("{}/skep", cluster::REGISTRY),
+            ca: Some(cluster::registry_ca()),
+        }
+    }
+
+    /// `kubectl` on this cluster.
+    pub fn kubectl(&self, args: &[&str]) -> Command {
+        let program = repo::find("kubectl").unwrap_or_else(|| repo::tool("kubectl"));
+        let mut kubectl = Command::new(program);
+        kubectl.env("KUBECONFIG", &self.kubeconfig).args(args);
+        kubectl
+    }
+
+    /// `kubectl skep` on this cluster.
+    pub fn kubectl_skep(&self, args: &[&str]) -> Command {
+        let mut plugin = Command::new(build::binary("kubectl-skep"));
+        plugin.env("KUBECONFIG", &self.kubeconfig).args(args);
+        plugin
+    }
+
+    /// Applies a manifest from a text.
+    pub fn apply(&self, text: &str) -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let file = dir.path().join("manifest.yaml");
+        std::fs::write(&file, text)?;
+        step::ask(&mut self.kubectl(&["apply", "--server-side", "-f", &file.to_string_lossy()])).map(drop)
+    }
+
+    /// Builds and pushes the images of operator and agent, and those of all samples.
+    pub fn push(&self) -> Result<()> {
+        let connection = image::Connection { ca: self.ca.clone(), plain_http: false };
+        let only = ["skep-operator", "skep-agent", "busybox"].map(str::to_owned).to_vec();
+        image::Image::Push { only, registry: self.registry.clone(), tag: TAG.into(), connection }.run()?;
+        for object in samples()? {
+            let name = object.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let connection = image::Connection { ca: self.ca.clone(), plain_http: false };
+            let reference = format!("{}/{name}:v1", self.registry);
+            image::Image::Bytecode { object, reference, connection }.run()?;
+        }
+        Ok(())
+    }
+
+    /// Installs or upgrades the chart, and waits for operator and agents.
+    pub fn helm_install(&self) -> Result<()> {
+        self.apply(&format!(
+            "{{apiVersion: v1, kind: Namespace, metadata: {{name: {NAMESPACE}, labels: {{pod-security.kubernetes.io/enforce: privileged}}}}}}"
+        ))?;
+        let mut helm = self.helm(&["upgrade", "--install", "skep"]);
+        helm.arg(repo::root().join("helm/skep"));
+        helm.args(["--wait", "--timeout", "120s"]);
+        helm.arg("--set").arg(format!("image.registry={},image.tag={TAG},image.pullPolicy=Always", self.registry));
+        if let Some(ca) = &self.ca {
+            helm.arg("--set-file").arg(format!("registries.ca={}", ca.display()));
+        }
+        step::run("helm install", &mut helm)?;
+        let mut rollout = self.kubectl(&["rollout", "status", "daemonset/skep-agent", "--timeout=60s", "-n", NAMESPACE]);
+        step::run("agents are ready", &mut rollout)
+    }
+
+    /// `helm` in Skep's namespace.
+    pub fn helm(&self, args: &[&str]) -> Command {
+        let mut helm = Command::new(repo::tool("helm"));
+        helm.env("KUBECONFIG", &self.kubeconfig).args(["--namespace", NAMESPACE]).args(args);
+        helm
+    }
+
+    /// The manifest of an example, with the images of this registry.
+    pub fn example(&self, name: &str) -> Result<String> {
+        let file = repo::root().join("examples").join(name).join("ebpfprogram.yaml");
+        let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        Ok(text.replace(EXAMPLE_REGISTRY, &self.registry))
+    }
+}
+
+/// The built eBPF objects of the samples.
+fn samples() -> Result<Vec<PathBuf>> {
+    let dir = bpf::objects();
+    let entries = std::fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    let mut objects: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    objects.retain(|path| path.extension().is_some_and(|extension| extension == "o"));
+    objects.sort();
+    if objects.is_empty() { bail!("{} holds no objects: run `cargo xtask build --only ebpf`", dir.display()) }
+    Ok(objects)
+}
+
+/// Tries again until `check` is true.
+pub fn until(what: &str, timeout: Duration, mut check: impl FnMut() -> Result<bool>) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        match check() {
+            Ok(true) => return Ok(()),
+            Ok(false) if start.elapsed() > timeout => bail!("{what}: not within {timeout:?}"),
+            Err(error) if start.elapsed() > timeout => return Err(error.context(format!("{what}: not within {timeout:?}"))),
+            _ => std::thread::sleep(Duration::from_millis(200)),
+        }
+    }
+}
+
+/// Whether a path is there, for messages that say what to run first.
+pub fn is_up() -> bool {
+    Path::new(&cluster::kubeconfig()).exists() && cluster::is_up()
+}
