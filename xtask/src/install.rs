@@ -84,7 +84,8 @@ impl Place {
             helm.arg("--set-file").arg(format!("registries.ca={}", ca.display()));
         }
         step::run("helm install", &mut helm)?;
-        let mut rollout = self.kubectl(&["rollout", "status", "daemonset/skep-agent", "--timeout=60s", "-n", NAMESPACE]);
+        let mut rollout =
+            self.kubectl(&["rollout", "status", "daemonset/skep-agent", "--timeout=60s", "-n", NAMESPACE]);
         step::run("agents are ready", &mut rollout)
     }
 
@@ -110,7 +111,9 @@ fn samples() -> Result<Vec<PathBuf>> {
     let mut objects: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     objects.retain(|path| path.extension().is_some_and(|extension| extension == "o"));
     objects.sort();
-    if objects.is_empty() { bail!("{} holds no objects: run `cargo xtask build --only ebpf`", dir.display()) }
+    if objects.is_empty() {
+        bail!("{} holds no objects: run `cargo xtask build --only ebpf`", dir.display())
+    }
     Ok(objects)
 }
 
@@ -121,7 +124,9 @@ pub fn until(what: &str, timeout: Duration, mut check: impl FnMut() -> Result<bo
         match check() {
             Ok(true) => return Ok(()),
             Ok(false) if start.elapsed() > timeout => bail!("{what}: not within {timeout:?}"),
-            Err(error) if start.elapsed() > timeout => return Err(error.context(format!("{what}: not within {timeout:?}"))),
+            Err(error) if start.elapsed() > timeout => {
+                return Err(error.context(format!("{what}: not within {timeout:?}")));
+            }
             _ => std::thread::sleep(Duration::from_millis(200)),
         }
     }

@@ -13,6 +13,7 @@ mod repo;
 mod setup;
 mod step;
 mod test;
+mod vm;
 
 use clap::Parser;
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{repo, step};
+use crate::{repo, step, vm};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Level {
@@ -15,9 +15,11 @@ pub enum Level {
     Unit,
     /// bpf(2) of this host; needs root
     Kernel,
+    /// The same on Debian's kernels under QEMU
+    Vm,
 }
 
-const LEVELS: [Level; 2] = [Level::Unit, Level::Kernel];
+const LEVELS: [Level; 3] = [Level::Unit, Level::Kernel, Level::Vm];
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: cargo xtask test --only unit rollout   # the unit tests with `rollout` in their name")]
@@ -59,6 +61,7 @@ impl Level {
         match self {
             Self::Unit => "unit",
             Self::Kernel => "kernel",
+            Self::Vm => "vm",
         }
     }
 
@@ -68,16 +71,23 @@ impl Level {
             Self::Unit => None,
             Self::Kernel if step::ask(Command::new("id").arg("-u"))? != "0" => Some("needs root".into()),
             Self::Kernel => None,
+            Self::Vm if repo::find("qemu-system-x86_64").is_none() => {
+                Some("qemu-system-x86_64 is not installed: run `cargo xtask setup --only vm`".into())
+            }
+            Self::Vm => None,
         })
     }
 
     fn run(self, filter: Option<&str>) -> Result<Count> {
+        if self == Self::Vm {
+            return vm_level(filter);
+        }
         let mut cargo = Command::new("cargo");
         cargo.current_dir(repo::root()).args(["test", "--no-fail-fast"]);
         match self {
             // The kernel crate's integration tests are the kernel level.
             Self::Unit => cargo.args(["--workspace", "--exclude", "skep-kernel"]),
-            Self::Kernel => cargo.args(["--package", "skep-kernel"]),
+            Self::Kernel | Self::Vm => cargo.args(["--package", "skep-kernel"]),
         };
         cargo.arg("--").args(filter);
         if self == Self::Kernel {
@@ -86,6 +96,31 @@ impl Level {
         }
         count(&mut cargo)
     }
+}
+
+/// The kernel tests in a machine for each kernel. What cannot fire on every host must have fired there.
+fn vm_level(filter: Option<&str>) -> Result<Count> {
+    let mut sum = Count::default();
+    for kernel in &vm::Kernel::ALL {
+        let console = vm::run(kernel, filter)?;
+        let mut count = Count::default();
+        for line in console.lines().map(str::trim_end) {
+            println!("{}: {line}", kernel.series);
+            if let Some(result) = Count::parse(line) {
+                count.add(&result);
+            }
+        }
+        if count == Count::default() {
+            println!("{}: the machine ran no test", kernel.series);
+            count.failed = 1;
+        }
+        for test in kernel.must_fire.iter().filter(|test| filter.is_none() && !console.contains(*test)) {
+            println!("{}: {test} did not run", kernel.series);
+            count.failed += 1;
+        }
+        sum.add(&count);
+    }
+    Ok(sum)
 }
 
 /// Runs a test command, passing its output on, and sums up the result lines in it.

@@ -100,7 +100,9 @@ impl Demo {
         agent.arg("--plain-http-registry").arg(format!("127.0.0.1:{}", self.port));
         self.spawn("agent", &mut agent)?;
         let socket = self.path("agent.sock");
-        until("the agent answers", Duration::from_secs(20), || Ok(std::os::unix::net::UnixStream::connect(&socket).is_ok()))
+        until("the agent answers", Duration::from_secs(20), || {
+            Ok(std::os::unix::net::UnixStream::connect(&socket).is_ok())
+        })
     }
 
     fn spawn(&mut self, name: &str, command: &mut Command) -> Result<()> {

@@ -46,8 +46,10 @@ impl Setup {
 
     pub fn run(&self) -> Result<()> {
         let wants = |level: Level| self.only.is_empty() || self.only.contains(&level);
-        let levels: Vec<Level> =
-            [Level::Build, Level::Bpf, Level::Registry, Level::Cluster, Level::Vm].into_iter().filter(|level| wants(*level)).collect();
+        let levels: Vec<Level> = [Level::Build, Level::Bpf, Level::Registry, Level::Cluster, Level::Vm]
+            .into_iter()
+            .filter(|level| wants(*level))
+            .collect();
         std::fs::create_dir_all(repo::tools().join("bin"))?;
         apt::install(&levels)?;
         if wants(Level::Build) {
@@ -60,6 +62,9 @@ impl Setup {
         if wants(Level::Cluster) {
             helm()?;
             kubernetes()?;
+        }
+        if wants(Level::Vm) {
+            crate::vm::setup()?;
         }
         if wants(Level::Bpf) || wants(Level::Cluster) {
             host::prepare()?;

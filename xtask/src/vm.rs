@@ -1,0 +1,91 @@
+//! Other kernels under QEMU: the kernel crate's tests, in a machine that boots from an initramfs and has nothing else.
+
+mod initramfs;
+mod kernels;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{repo, step};
+
+pub use kernels::Kernel;
+
+/// Boot, tests and power-off under emulation take about a minute.
+const TIMEOUT: Duration = Duration::from_secs(400);
+
+/// Fetches what is missing of the kernels.
+pub fn setup() -> Result<()> {
+    Kernel::ALL.iter().try_for_each(|kernel| kernel.fetch().map(drop))
+}
+
+/// Runs the kernel tests on one kernel; what the machine printed.
+pub fn run(kernel: &Kernel, filter: Option<&str>) -> Result<String> {
+    let files = kernel.fetch()?;
+    let tests = build_tests()?;
+    let work = repo::target().join("vm").join(kernel.series);
+    std::fs::create_dir_all(&work)?;
+    let objects = work.join("objects");
+    build_objects(&objects)?;
+    let image = work.join("initramfs.cpio.gz");
+    step::step(&format!("initramfs for {}", kernel.series), |_| {
+        initramfs::write(&image, &files, &tests, &objects, filter)
+    })?;
+    let log = work.join("console.log");
+    step::step(&format!("kernel tests on {}", files.release), |_| boot(&files.vmlinuz, &image, &log))?;
+    std::fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))
+}
+
+/// The kernel crate's tests as one static binary.
+fn build_tests() -> Result<std::path::PathBuf> {
+    let mut cargo = Command::new("cargo");
+    cargo.current_dir(repo::root());
+    cargo.args(["test", "--package", "skep-kernel", "--test", "kernel", "--no-run", "--message-format=json"]);
+    cargo.args(["--target", "x86_64-unknown-linux-gnu"]).env("RUSTFLAGS", "-C target-feature=+crt-static");
+    let messages = step::step("static kernel tests", |_| step::ask(&mut cargo))?;
+    let mut binaries = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_test = message["target"]["name"] == "kernel" && message["profile"]["test"] == true;
+        message["executable"].as_str().filter(|_| is_test).map(std::path::PathBuf::from)
+    });
+    binaries.next().context("cargo did not say where the kernel tests are")
+}
+
+/// What the tests would compile for themselves: there is no clang in the machine.
+fn build_objects(out: &Path) -> Result<()> {
+    std::fs::create_dir_all(out)?;
+    for entry in std::fs::read_dir(repo::root().join("kernel/tests/c"))? {
+        let source = entry?.path();
+        let name = source.file_name().unwrap_or_default().to_string_lossy().replace(".bpf.c", ".o");
+        let mut clang = Command::new("clang");
+        clang.args(["-g", "-O2", "-target", "bpf", "-I/usr/include/x86_64-linux-gnu", "-c"]);
+        step::ask(clang.arg(&source).arg("-o").arg(out.join(name)))?;
+    }
+    Ok(())
+}
+
+fn boot(vmlinuz: &Path, initramfs: &Path, log: &Path) -> Result<()> {
+    let _old = std::fs::remove_file(log);
+    let mut qemu = Command::new("qemu-system-x86_64");
+    // Emulation: it needs nothing of the host, and the kernels see the same machine everywhere.
+    qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-M", "q35", "-m", "1024", "-smp", "2"]);
+    qemu.args(["-nodefaults", "-display", "none", "-no-reboot", "-serial"]).arg(format!("file:{}", log.display()));
+    qemu.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(initramfs);
+    qemu.args(["-append", "console=ttyS0 rdinit=/init panic=-1 quiet lsm=landlock,lockdown,bpf mitigations=off"]);
+    let mut machine = qemu.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("qemu does not start")?;
+    let start = Instant::now();
+    loop {
+        match machine.try_wait()? {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => bail!("qemu ended with {status}"),
+            None if start.elapsed() > TIMEOUT => {
+                machine.kill()?;
+                machine.wait()?;
+                bail!("the machine did not end within {TIMEOUT:?}\n{}", step::tail(log));
+            }
+            None => std::thread::sleep(Duration::from_millis(200)),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The file system of a test machine: busybox, `ip` and `tc` with their libraries, some modules, the tests.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use super::kernels::{Files, name};
+use crate::{repo, step};
+
+/// Links and queueing that tests use, and that Debian builds as modules.
+const MODULES: [&str; 4] = ["veth", "cls_bpf", "act_bpf", "sch_ingress"];
+
+pub fn write(image: &Path, files: &Files, tests: &Path, objects: &Path, filter: Option<&str>) -> Result<()> {
+    let root = tempfile::tempdir()?;
+    let at = |path: &str| root.path().join(path);
+    for dir in ["bin", "sbin", "proc", "sys", "dev", "tmp", "run", "root", "etc", "modules", "var"] {
+        std::fs::create_dir(at(dir))?;
+    }
+    symlink("/run", at("var/run"))?;
+    busybox(&at("bin"))?;
+    for program in ["ip", "tc"] {
+        with_libraries(root.path(), &repo::find(program).with_context(|| format!("{program} is missing"))?)?;
+    }
+    std::fs::copy(tests, at("tests"))?;
+    std::fs::create_dir(at("objects"))?;
+    for entry in std::fs::read_dir(objects)? {
+        let object = entry?.path();
+        std::fs::copy(&object, at("objects").join(name(&object)))?;
+    }
+    std::fs::write(at("filter"), filter.unwrap_or_default())?;
+    modules(files, &at("modules"))?;
+    std::fs::write(at("init"), include_str!("init.sh"))?;
+    std::fs::set_permissions(at("init"), std::fs::Permissions::from_mode(0o755))?;
+    pack(root.path(), image)
+}
+
+fn busybox(bin: &Path) -> Result<()> {
+    let busybox = repo::find("busybox").context("busybox is missing: run `cargo xtask setup --only vm`")?;
+    std::fs::copy(&busybox, bin.join("busybox"))?;
+    for applet in step::ask(Command::new(&busybox).arg("--list"))?.lines() {
+        // The real ones know namespaces and filters.
+        if !matches!(applet, "busybox" | "ip" | "tc") {
+            symlink("busybox", bin.join(applet))?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies a dynamic program and what `ldd` says that it needs.
+fn with_libraries(root: &Path, program: &Path) -> Result<()> {
+    std::fs::copy(program, root.join("bin").join(name(program)))?;
+    for word in step::ask(Command::new("ldd").arg(program))?.split_whitespace().filter(|word| word.starts_with('/')) {
+        let copy = root.join(word.trim_start_matches('/'));
+        std::fs::create_dir_all(copy.parent().unwrap_or(root))?;
+        std::fs::copy(word, &copy).with_context(|| format!("cannot copy {word}"))?;
+    }
+    Ok(())
+}
+
+/// Copies modules and those they depend on, and writes the order in which to load them.
+fn modules(files: &Files, out: &Path) -> Result<()> {
+    let mut all = Vec::new();
+    find_modules(&files.modules, &mut all)?;
+    let (mut order, mut seen) = (Vec::new(), BTreeSet::new());
+    for module in MODULES {
+        want(module, &all, out, &mut order, &mut seen)?;
+    }
+    std::fs::write(out.join("order"), order.join("\n"))?;
+    Ok(())
+}
+
+fn find_modules(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in std::fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))? {
+        let path = entry?.path();
+        if path.is_dir() {
+            find_modules(&path, found)?;
+        } else if name(&path).contains(".ko") {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn module_name(path: &Path) -> String {
+    name(path).split(".ko").next().unwrap_or_default().replace('-', "_")
+}
+
+fn want(module: &str, all: &[PathBuf], out: &Path, order: &mut Vec<String>, seen: &mut BTreeSet<String>) -> Result<()> {
+    // One that is not there is built in.
+    let Some(path) = all.iter().find(|path| module_name(path) == module) else { return Ok(()) };
+    if !seen.insert(module.to_owned()) {
+        return Ok(());
+    }
+    let bytes = if name(path).ends_with(".xz") {
+        let xz = Command::new("xz").arg("-dc").arg(path).output().context("xz does not start")?;
+        xz.stdout
+    } else {
+        std::fs::read(path)?
+    };
+    for dependency in depends(&bytes) {
+        want(&dependency, all, out, order, seen)?;
+    }
+    std::fs::write(out.join(format!("{module}.ko")), bytes)?;
+    order.push(module.to_owned());
+    Ok(())
+}
+
+/// `depends=a,b` in the module's .modinfo.
+fn depends(module: &[u8]) -> Vec<String> {
+    const KEY: &[u8] = b"\0depends=";
+    let Some(at) = module.windows(KEY.len()).position(|window| window == KEY) else { return Vec::new() };
+    let value: Vec<u8> = module[at + KEY.len()..].iter().copied().take_while(|byte| *byte != 0).collect();
+    let text = String::from_utf8_lossy(&value).replace('-', "_");
+    text.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+fn pack(root: &Path, image: &Path) -> Result<()> {
+    let script = "find . | busybox cpio -o -H newc 2>/dev/null | gzip -1";
+    let out = std::fs::File::create(image)?;
+    let status = Command::new("sh").args(["-c", script]).current_dir(root).stdin(Stdio::null()).stdout(out).status()?;
+    if status.success() { Ok(()) } else { bail!("packing {}: {status}", image.display()) }
+}
