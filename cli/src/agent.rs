@@ -1,0 +1,102 @@
+//! A connected agent's Inspector.
+
+use std::time::Duration;
+
+use kube::api::Portforwarder;
+use skep_proto::v1::inspector_client::InspectorClient;
+use skep_proto::v1::{
+    DumpMapRequest, ListMapsRequest, ListProgramsRequest, MapFrame, MapInfo, ProgramRef, ProgramReport,
+};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Request, Status, Streaming};
+
+use crate::deadline::within;
+use crate::error::Error;
+
+/// Puts the token into every request; over the socket there is none.
+#[derive(Clone, Debug, Default)]
+pub struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Bearer {
+    pub fn token(token: &str) -> Result<Self, Error> {
+        let unusable = |_| Error::Some("the API server gave an unusable token".to_owned());
+        let mut value: MetadataValue<Ascii> = format!("Bearer {token}").parse().map_err(unusable)?;
+        // Never in a log.
+        value.set_sensitive(true);
+        Ok(Bearer(Some(value)))
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// One node's agent.
+pub struct Agent {
+    pub node: String,
+    inspector: InspectorClient<InterceptedService<Channel, Bearer>>,
+    /// Carries the connection.
+    forward: Option<Portforwarder>,
+    pub timeout: Duration,
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(forward) = &self.forward {
+            forward.abort();
+        }
+    }
+}
+
+impl Agent {
+    pub fn new(
+        node: String,
+        channel: Channel,
+        bearer: Bearer,
+        forward: Option<Portforwarder>,
+        timeout: Duration,
+    ) -> Self {
+        // A frame holds a whole batch of a map, whose size the node decides.
+        let inspector = InspectorClient::with_interceptor(channel, bearer).max_decoding_message_size(usize::MAX);
+        Agent { node, inspector, forward, timeout }
+    }
+
+    /// The node's programs of a namespace; over the socket empty means all.
+    pub async fn programs(&self, namespace: &str) -> Result<Vec<ProgramReport>, Error> {
+        let mut client = self.inspector.clone();
+        let request = ListProgramsRequest { namespace: namespace.to_owned() };
+        let asked = async { Ok(client.list_programs(request).await?.into_inner().programs) };
+        within(self.timeout, "asking for the node's programs", asked).await
+    }
+
+    /// The maps of a program, or of all of a namespace.
+    pub async fn maps(&self, namespace: &str, name: &str) -> Result<Vec<MapInfo>, Error> {
+        let mut client = self.inspector.clone();
+        let request = ListMapsRequest { namespace: namespace.to_owned(), name: name.to_owned() };
+        let asked = async { Ok(client.list_maps(request).await?.into_inner().maps) };
+        within(self.timeout, "asking for the node's maps", asked).await
+    }
+
+    /// A map's schema and packed contents.
+    pub async fn dump(&self, namespace: &str, name: &str, map: &str, limit: u64) -> Result<Streaming<MapFrame>, Error> {
+        let mut client = self.inspector.clone();
+        let program = ProgramRef { namespace: namespace.to_owned(), name: name.to_owned() };
+        let request = DumpMapRequest { program: Some(program), map: map.to_owned(), decode: false, limit };
+        let asked = async { Ok(client.dump_map(request).await?.into_inner()) };
+        within(self.timeout, "asking for the map", asked).await
+    }
+}

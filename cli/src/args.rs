@@ -1,0 +1,247 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// eBPF programs, why they are not ready, and what is in their maps, on every node.
+#[derive(Debug, Parser)]
+#[command(name = "kubectl-skep", bin_name = "kubectl skep", version, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  kubectl skep get -A                     All programs, and how many nodes run them
+  kubectl skep why flows -n observability What keeps a program from being ready, and what to do
+  kubectl skep maps dump flows counts     A map's contents on every node
+
+On a node, as root and without Kubernetes:
+  kubectl-skep --socket /run/skep/agent.sock get
+
+Exit codes: 0 done, 1 error, 2 wrong usage, 3 not found.";
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Connection")]
+pub struct Global {
+    /// The kubeconfig file, instead of $KUBECONFIG or ~/.kube/config.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The kubeconfig's context, instead of the current one.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Namespace of the programs; default: the context's (with --socket: all).
+    #[arg(short, long, global = true, value_name = "NS")]
+    pub namespace: Option<String>,
+    /// ServiceAccount by whose rights maps are read; a ten-minute token is minted for it.
+    #[arg(long, global = true, value_name = "NAME", default_value = "skep-viewer")]
+    pub service_account: String,
+    /// Namespace in which Skep is installed.
+    #[arg(long, global = true, value_name = "NS", default_value = "skep-system")]
+    pub skep_namespace: String,
+    /// Ask the agent of this host by its unix socket instead of the cluster; needs root.
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// How long one answer may take: 30s, 2m; 0 means for ever.
+    #[arg(long, global = true, value_name = "TIME", default_value = "30s", value_parser = timeout)]
+    pub request_timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List programs; with a name or -o wide also how each does on every node.
+    Get(Get),
+    /// Say on one page why a program is not ready, and what to do.
+    Why(Why),
+    /// Look into the maps of programs.
+    Maps(Maps),
+    /// Print a completion script.
+    Completion(Completion),
+    /// Print the version.
+    Version,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl skep get
+  kubectl skep get -A -o wide
+  kubectl skep get flows -o json
+  kubectl-skep get --socket /run/skep/agent.sock")]
+pub struct Get {
+    /// One program.
+    pub name: Option<String>,
+    /// The programs of all namespaces.
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+    #[arg(short, long, value_enum, default_value_t = ListFormat::Table)]
+    pub output: ListFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl skep why flows -n observability
+  kubectl-skep why flows --socket /run/skep/agent.sock
+  kubectl skep why flows -o json | jq '.failures[].nodes'")]
+pub struct Why {
+    /// The program.
+    pub name: String,
+    #[arg(short, long, value_enum, default_value_t = PageFormat::Text)]
+    pub output: PageFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct Maps {
+    #[command(subcommand)]
+    pub command: MapsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum MapsCommand {
+    /// List the maps of programs.
+    Ls(MapsLs),
+    /// Print what is in a map; reading changes nothing.
+    Dump(MapsDump),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl skep maps ls                     Maps of every program of the namespace
+  kubectl skep maps ls flows --node node-7")]
+pub struct MapsLs {
+    /// One program.
+    pub name: Option<String>,
+    /// Only on this node; default: every node that runs the program.
+    #[arg(long, conflicts_with = "socket")]
+    pub node: Option<String>,
+    #[arg(short, long, value_enum, default_value_t = MapsFormat::Table)]
+    pub output: MapsFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl skep maps dump flows counts                   On every node that runs flows
+  kubectl skep maps dump flows counts --node node-7 --limit 20
+  kubectl skep maps dump flows counts -o json | jq '.[] | select(.value.packets > 1000)'
+  kubectl-skep maps dump flows .bss --socket /run/skep/agent.sock
+
+The table shows the sum over all CPUs for integers of per-CPU maps; json and yaml show a list with one value per CPU.
+raw shows each entry in hexadecimal, as it lies in memory: the key, then its value (one per CPU).")]
+pub struct MapsDump {
+    /// The program.
+    pub name: String,
+    /// The map's name in the object.
+    pub map: String,
+    /// Only on this node; default: every node that runs the program.
+    #[arg(long, conflicts_with = "socket")]
+    pub node: Option<String>,
+    #[arg(short, long, value_enum, default_value_t = DumpFormat::Table)]
+    pub output: DumpFormat,
+    /// At most this many entries of each node.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  source <(kubectl-skep completion bash)
+  kubectl-skep completion zsh > ~/.zfunc/_kubectl-skep
+  kubectl-skep completion fish > ~/.config/fish/completions/kubectl-skep.fish")]
+pub struct Completion {
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+impl Shell {
+    pub fn generator(self) -> clap_complete::Shell {
+        match self {
+            Shell::Bash => clap_complete::Shell::Bash,
+            Shell::Zsh => clap_complete::Shell::Zsh,
+            Shell::Fish => clap_complete::Shell::Fish,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ListFormat {
+    Table,
+    Wide,
+    Json,
+    Yaml,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PageFormat {
+    Text,
+    Json,
+    Yaml,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MapsFormat {
+    Table,
+    Json,
+    Yaml,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DumpFormat {
+    Table,
+    Json,
+    Yaml,
+    Raw,
+}
+
+/// As kubectl takes it: a number with a unit; without one, seconds; 0 is no limit.
+fn timeout(text: &str) -> Result<Duration, String> {
+    let given = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => text
+            .parse::<jiff::SignedDuration>()
+            .ok()
+            .and_then(|d| Duration::try_from(d).ok())
+            .ok_or_else(|| format!("{text:?} is no duration; write 30s, 2m, or 0 for no limit"))?,
+    };
+    Ok(if given.is_zero() { Duration::MAX } else { given })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound_and_every_command_has_an_example() {
+        Cli::command().debug_assert();
+        let mut cli = Cli::command();
+        cli.build();
+        for path in [&["get"][..], &["why"], &["maps", "ls"], &["maps", "dump"], &["completion"]] {
+            let mut command = &mut cli;
+            for name in path {
+                command = command.find_subcommand_mut(name).unwrap();
+            }
+            assert!(command.render_help().to_string().contains("Examples:"), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn timeouts_are_kubectls() {
+        assert_eq!(timeout("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(timeout("7"), Ok(Duration::from_secs(7)));
+        assert_eq!(timeout("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(timeout("0"), Ok(Duration::MAX));
+        assert!(timeout("soon").is_err());
+        assert!(timeout("-1s").is_err());
+    }
+}

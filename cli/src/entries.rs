@@ -1,0 +1,59 @@
+//! Entries of a map, out of packed frames.
+
+use serde_json::Value;
+use skep_object::btf::desc::hex;
+use skep_proto::v1::RawEntries;
+
+use crate::error::Error;
+use crate::schema::Schema;
+
+/// One entry, as it lies in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub key: Vec<u8>,
+    /// One value, or one per CPU, each padded to the stride.
+    pub values: Vec<u8>,
+}
+
+/// Takes a frame apart.
+pub fn unpack(schema: &Schema, frame: &RawEntries) -> Result<Vec<Entry>, Error> {
+    let (key_len, value_len) = (schema.map.key_size as usize, schema.stride.saturating_mul(schema.values_per_entry));
+    let count = frame.count as usize;
+    let fits = |len: usize, each: usize| count.checked_mul(each) == Some(len);
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    if key_len == 0 || value_len == 0 || !fits(frame.keys.len(), key_len) || !fits(frame.values.len(), value_len) {
+        return Err(Error::Schema("its entries have another size than it says"));
+    }
+    let pairs = frame.keys.chunks_exact(key_len).zip(frame.values.chunks_exact(value_len));
+    Ok(pairs.map(|(key, values)| Entry { key: key.to_vec(), values: values.to_vec() }).collect())
+}
+
+impl Entry {
+    /// The values without padding.
+    fn each<'a>(&'a self, schema: &'a Schema) -> impl Iterator<Item = &'a [u8]> {
+        let size = schema.map.value_size as usize;
+        self.values.chunks(schema.stride.max(1)).map(move |value| value.get(..size).unwrap_or(value))
+    }
+
+    /// The key, decoded.
+    pub fn key(&self, schema: &Schema) -> Value {
+        schema.key.decode(&self.key)
+    }
+
+    /// The values, decoded: one, or one per CPU.
+    pub fn values(&self, schema: &Schema) -> Vec<Value> {
+        self.each(schema).map(|value| schema.value.decode(value)).collect()
+    }
+
+    /// Key and values in hexadecimal.
+    pub fn raw(&self, schema: &Schema) -> String {
+        let mut line = hex(&self.key);
+        for value in self.each(schema) {
+            line.push(' ');
+            line.push_str(&hex(value));
+        }
+        line
+    }
+}

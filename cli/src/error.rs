@@ -1,0 +1,110 @@
+//! What can go wrong, and what to do then.
+
+use std::path::PathBuf;
+
+/// Every failure of the plugin.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("kubeconfig: {0}\nGive one by --kubeconfig, or on a node ask its agent: --socket /run/skep/agent.sock")]
+    Kubeconfig(String),
+    #[error("{what}: {source}")]
+    Kubernetes { what: &'static str, source: Box<kube::Error> },
+    #[error(
+        "{what}: the API server refuses: {message}\nAsk for the right; reading programs needs get and list on ebpfprograms and ebpfnodes (skep.dev)"
+    )]
+    Forbidden { what: &'static str, message: String },
+    #[error(
+        "{what}: the API server refuses: {message}\nThe Role skep-connect in namespace {namespace} allows it; an administrator can bind it to you:\n  kubectl create rolebinding skep-connect-you -n {namespace} --role=skep-connect --user=YOU"
+    )]
+    MayNotConnect { what: &'static str, message: String, namespace: String },
+    #[error("the cluster has no EbpfProgram resource: Skep is not installed in it (helm install skep)")]
+    NotInstalled,
+    #[error("EbpfProgram {0} not found; kubectl skep get -A lists all")]
+    NoProgram(String),
+    #[error("EbpfProgram {program} runs on no node; kubectl skep why {program} says why")]
+    NowhereRunning { program: String },
+    #[error("several programs are called {0}; give one's namespace by -n")]
+    Ambiguous(String),
+    #[error(
+        "node {node}: no agent of Skep runs there: {hint}\nkubectl get pods -n {namespace} -l app.kubernetes.io/component=agent -o wide shows where they do"
+    )]
+    NoAgent { node: String, namespace: String, hint: &'static str },
+    #[error(
+        "ConfigMap skep-ca-bundle in namespace {namespace}: {problem}\nIs Skep installed in another namespace? Give it by --skep-namespace"
+    )]
+    CaBundle { namespace: String, problem: String },
+    #[error("ServiceAccount {name} in namespace {namespace} does not exist; give another by --service-account")]
+    NoServiceAccount { name: String, namespace: String },
+    #[error("node {node}: the connection to its agent: {problem}")]
+    Connection { node: String, problem: String },
+    #[error(
+        "no socket at {0}: the agent does not run on this host, or has its socket elsewhere (skep-agent run --socket)"
+    )]
+    NoSocket(PathBuf),
+    #[error("{0}: only root may use the agent's socket; try sudo")]
+    NotRoot(PathBuf),
+    #[error("{path}: nobody listens; does the agent run? ({problem})")]
+    DeadSocket { path: PathBuf, problem: String },
+    #[error("{0}")]
+    Absent(String),
+    #[error(
+        "{message}\nThe ServiceAccount needs get on ebpfprograms/maps (skep.dev) in the program's namespace; --service-account names another"
+    )]
+    MayNotRead { message: String },
+    #[error("the agent answers: {0}")]
+    Agent(String),
+    #[error("the agent describes the map in a way that is not understood: {0}; is kubectl-skep older than the agent?")]
+    Schema(&'static str),
+    #[error("{what} took longer than the --request-timeout")]
+    Timeout { what: &'static str },
+    #[error("{0}")]
+    Some(String),
+    #[error("writing: {0}")]
+    Output(std::io::Error),
+}
+
+impl Error {
+    /// 3 where what was asked for does not exist, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::NoProgram(_) | Error::NowhereRunning { .. } | Error::NoAgent { .. } | Error::Absent(_) => 3,
+            _ => 1,
+        }
+    }
+
+    /// What a failed request to the API server means.
+    pub fn kubernetes(what: &'static str) -> impl FnOnce(kube::Error) -> Error {
+        move |error| match error {
+            kube::Error::Api(status) if status.code == 403 => Error::Forbidden { what, message: status.message },
+            kube::Error::Api(status)
+                if status.code == 404 && status.details.as_ref().is_none_or(|d| d.name.is_empty()) =>
+            {
+                Error::NotInstalled
+            }
+            other => Error::Kubernetes { what, source: Box::new(other) },
+        }
+    }
+
+    /// The same on the way to an agent, whose rights are in one Role.
+    pub fn connecting(what: &'static str, namespace: &str) -> impl FnOnce(kube::Error) -> Error {
+        let namespace = namespace.to_owned();
+        move |error| match error {
+            kube::Error::Api(status) if status.code == 403 => {
+                Error::MayNotConnect { what, message: status.message, namespace }
+            }
+            other => Error::Kubernetes { what, source: Box::new(other) },
+        }
+    }
+}
+
+impl From<tonic::Status> for Error {
+    fn from(status: tonic::Status) -> Self {
+        let message = status.message().to_owned();
+        match status.code() {
+            tonic::Code::NotFound => Error::Absent(message),
+            tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => Error::MayNotRead { message },
+            code if message.is_empty() => Error::Agent(code.description().to_owned()),
+            _ => Error::Agent(message),
+        }
+    }
+}

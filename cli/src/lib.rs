@@ -1,0 +1,52 @@
+//! The kubectl plugin: `kubectl skep get|why|maps`.
+//!
+//! Guarantees: it only reads, apart from minting a ten-minute token; the user's own credential goes to the API server and
+//! nowhere else; everything printed is rendered by a pure function of what was read and of the time.
+//!
+//! Two sources give the same [`view::Program`]s: the cluster ([`cluster`]), and one agent by its socket ([`socket`]).
+//! Maps always come from agents ([`agent`]) and are decoded here ([`schema`], [`entries`]).
+#![forbid(unsafe_code)]
+
+pub mod age;
+pub mod agent;
+pub mod args;
+pub mod cluster;
+pub mod columns;
+pub mod completion;
+pub mod connect;
+pub mod deadline;
+pub mod dump;
+pub mod entries;
+pub mod error;
+pub mod events;
+pub mod get;
+pub mod hint;
+pub mod maps;
+pub mod order;
+pub mod output;
+pub mod page;
+pub mod percpu;
+pub mod reports;
+pub mod schema;
+pub mod socket;
+pub mod source;
+pub mod table;
+pub mod view;
+pub mod why;
+
+use args::{Cli, Command, MapsCommand};
+use error::Error;
+
+/// Runs one command line.
+pub async fn run(cli: &Cli) -> Result<(), Error> {
+    match &cli.command {
+        Command::Get(get) => get::run(&cli.global, get).await,
+        Command::Why(why) => why::run(&cli.global, why).await,
+        Command::Maps(maps) => match &maps.command {
+            MapsCommand::Ls(ls) => maps::run(&cli.global, ls).await,
+            MapsCommand::Dump(dump) => dump::run(&cli.global, dump).await,
+        },
+        Command::Completion(completion) => completion::run(completion),
+        Command::Version => output::print(&format!("kubectl-skep {}\n", env!("CARGO_PKG_VERSION"))),
+    }
+}

@@ -1,0 +1,33 @@
+//! The agent of this host, by its unix socket.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use skep_proto::v1::GetNodeRequest;
+use skep_proto::v1::agent_client::AgentClient;
+
+use crate::agent::{Agent, Bearer};
+use crate::deadline::within;
+use crate::error::Error;
+
+/// Connects, and learns the node's name.
+pub async fn connect(path: &Path, timeout: Duration) -> Result<Agent, Error> {
+    within(timeout, "connecting to the agent's socket", async {
+        // What is wrong with a socket only a plain connect tells.
+        tokio::net::UnixStream::connect(path).await.map_err(|e| refused(path, &e))?;
+        let dead = |e: &dyn std::fmt::Display| Error::DeadSocket { path: path.to_owned(), problem: e.to_string() };
+        let channel = skep_proto::client::unix(path).await.map_err(|e| dead(&e))?;
+        let node = AgentClient::new(channel.clone()).get_node(GetNodeRequest {}).await?.into_inner();
+        Ok(Agent::new(node.node_name, channel, Bearer::default(), None, timeout))
+    })
+    .await
+}
+
+fn refused(path: &Path, error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => Error::NoSocket(path.to_owned()),
+        io::ErrorKind::PermissionDenied => Error::NotRoot(path.to_owned()),
+        _ => Error::DeadSocket { path: path.to_owned(), problem: error.to_string() },
+    }
+}

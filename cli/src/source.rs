@@ -1,0 +1,151 @@
+//! Which agents to ask about maps, and asking them all at once.
+
+use std::future::Future;
+
+use futures::stream::{self, StreamExt};
+use kube::ResourceExt;
+use skep_crds::EbpfNode;
+
+use crate::agent::Agent;
+use crate::args::Global;
+use crate::cluster::Cluster;
+use crate::connect::Gate;
+use crate::error::Error;
+use crate::output::note;
+use crate::socket;
+
+/// Connections at a time.
+const AT_ONCE: usize = 16;
+
+/// What the agents of the chosen nodes answered, by node name.
+#[derive(Debug)]
+pub struct Answers<T> {
+    pub answers: Vec<T>,
+    /// Nodes that did not answer; said already.
+    failed: usize,
+    /// Whether rows need the node's name: they may be of several.
+    pub several: bool,
+}
+
+impl<T> Answers<T> {
+    /// An error if a node did not answer; called after the answers of the others are shown.
+    pub fn complete(&self) -> Result<(), Error> {
+        match self.failed {
+            0 => Ok(()),
+            failed => Err(Error::Some(format!("{failed} of {} nodes did not answer", failed + self.answers.len()))),
+        }
+    }
+}
+
+/// Asks the socket's agent, or that of `node`, or those of all nodes on which `name` (absent: any program) runs. `ask`
+/// gets the agent and the namespace.
+pub async fn ask<T, F, Fut>(
+    global: &Global,
+    node: Option<&str>,
+    name: Option<&str>,
+    ask: F,
+) -> Result<Answers<T>, Error>
+where
+    F: Fn(Agent, String) -> Fut,
+    Fut: Future<Output = Result<T, Error>>,
+{
+    if let Some(path) = &global.socket {
+        let agent = socket::connect(path, global.request_timeout).await?;
+        let answer = ask(agent, global.namespace.clone().unwrap_or_default()).await?;
+        return Ok(Answers { answers: vec![answer], failed: 0, several: false });
+    }
+    let cluster = Cluster::connect(global).await?;
+    let nodes = match (node, name) {
+        (Some(node), _) => vec![node.to_owned()],
+        (None, Some(name)) => {
+            // Says whether it exists at all.
+            cluster.program(name).await?;
+            let nodes = running(&cluster.nodes().await?, &cluster.namespace, Some(name));
+            if nodes.is_empty() {
+                return Err(Error::NowhereRunning { program: format!("{name} -n {}", cluster.namespace) });
+            }
+            nodes
+        }
+        (None, None) => running(&cluster.nodes().await?, &cluster.namespace, None),
+    };
+    if nodes.is_empty() {
+        return Ok(Answers { answers: Vec::new(), failed: 0, several: true });
+    }
+    let gate = Gate::open(&cluster, global).await?;
+    let (gate, ask, namespace) = (&gate, &ask, &cluster.namespace);
+    let asked = stream::iter(nodes).map(|node| async move {
+        let answer = match gate.agent(&node).await {
+            Ok(agent) => ask(agent, namespace.clone()).await,
+            Err(e) => Err(e),
+        };
+        (node, answer)
+    });
+    sorted(asked.buffered(AT_ONCE).collect().await, node.is_none())
+}
+
+/// Nodes on which a program (absent: any of the namespace) has a revision.
+fn running(nodes: &[EbpfNode], namespace: &str, name: Option<&str>) -> Vec<String> {
+    let runs = |node: &&EbpfNode| {
+        let Some(status) = &node.status else { return false };
+        let of_it =
+            |p: &&skep_crds::ebpfnode::NodeProgram| p.namespace == namespace && name.is_none_or(|n| p.name == n);
+        // A status that was too long has names only.
+        status.programs.iter().filter(of_it).any(|p| p.revision.is_some() || status.truncated)
+    };
+    let mut names: Vec<String> = nodes.iter().filter(runs).map(|n| n.name_any()).collect();
+    names.sort();
+    names
+}
+
+/// One node's failure hides no other's answer; if none answered, the first failure is the command's.
+fn sorted<T>(all: Vec<(String, Result<T, Error>)>, several: bool) -> Result<Answers<T>, Error> {
+    let mut answers = Vec::new();
+    let mut failures = Vec::new();
+    for (node, result) in all {
+        match result {
+            Ok(answer) => answers.push(answer),
+            Err(error) => failures.push((node, error)),
+        }
+    }
+    if answers.is_empty() && !failures.is_empty() {
+        return Err(failures.remove(0).1);
+    }
+    for (node, error) in &failures {
+        note(format_args!("{node}: {error}"));
+    }
+    Ok(Answers { answers, failed: failures.len(), several })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_nodes_that_run_it_are_asked() {
+        let node = |name: &str, status: serde_json::Value| -> EbpfNode {
+            serde_json::from_value(serde_json::json!({
+                "apiVersion": "skep.dev/v1alpha1", "kind": "EbpfNode",
+                "metadata": {"name": name}, "spec": {}, "status": status,
+            }))
+            .unwrap()
+        };
+        let entry = |name: &str, revision: Option<&str>| serde_json::json!({"namespace": "a", "name": name, "revision": revision});
+        let nodes = [
+            node("n3", serde_json::json!({"programs": [entry("x", Some("1"))]})),
+            node("n1", serde_json::json!({"programs": [entry("x", None)], "truncated": true})),
+            node("n2", serde_json::json!({"programs": [entry("x", None), entry("y", Some("1"))]})),
+        ];
+        assert_eq!(running(&nodes, "a", Some("x")), ["n1", "n3"]);
+        assert_eq!(running(&nodes, "a", None), ["n1", "n2", "n3"]);
+        assert!(running(&nodes, "b", None).is_empty());
+    }
+
+    #[test]
+    fn one_nodes_failure_hides_no_others_answer() {
+        let some = sorted(vec![("a".into(), Ok(1)), ("b".into(), Err(Error::Absent("gone".into())))], true).unwrap();
+        assert_eq!(some.answers, [1]);
+        assert!(some.complete().is_err());
+        let none = sorted::<u8>(vec![("b".into(), Err(Error::Absent("gone".into())))], true);
+        assert_eq!(none.unwrap_err().exit_code(), 3);
+    }
+}
