@@ -32,13 +32,16 @@ pub fn assign(program: &EbpfProgram, image: Option<&Resolution>, nodes: &BTreeMa
     if program.metadata.deletion_timestamp.is_some() {
         return Assignment::default();
     }
-    let selected = |facts: &NodeFacts| {
-        let selector = program.spec.node_selector.as_ref();
-        facts.agent && selector.is_none_or(|selector| selector.matches(&facts.labels))
-    };
-    let nodes = nodes.iter().filter(|(_, facts)| selected(facts)).map(|(name, _)| name.clone()).collect();
+    let nodes = nodes.iter().filter(|(_, facts)| selects(program, facts)).map(|(name, _)| name.clone()).collect();
     let order = image.filter(|image| image.reference == program.spec.image.reference).and_then(|i| order(program, i));
     Assignment { nodes, order }
+}
+
+/// Whether a program is meant for a node.
+pub fn selects(program: &EbpfProgram, facts: &NodeFacts) -> bool {
+    let selector = program.spec.node_selector.as_ref();
+    let alive = program.metadata.deletion_timestamp.is_none();
+    alive && facts.agent && selector.is_none_or(|selector| selector.matches(&facts.labels))
 }
 
 /// The request that all of its nodes get.

@@ -4,6 +4,7 @@ pub mod certs;
 pub mod config;
 pub mod fleet;
 pub mod image;
+pub mod index;
 pub mod leader;
 pub mod nodestatus;
 pub mod rollup;

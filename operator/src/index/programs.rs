@@ -1,0 +1,276 @@
+//! The programs' side of the index.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::{DeserializeGuard, error_boundary::InvalidObject};
+use skep_crds::condition::READY;
+use skep_crds::{ConditionStatus, EbpfProgram, FINALIZER, ImageSource};
+
+use super::{DELETION, Index, Key};
+use crate::assign::assign;
+use crate::fleet::Order;
+use crate::image::{Problem, Request, Resolution, backoff};
+
+/// What became of a program's image.
+#[derive(Debug, Default)]
+pub(super) enum ImageState {
+    #[default]
+    Resolving,
+    Resolved(Resolution),
+    Failed(Problem),
+}
+
+/// One program.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub guard: Result<EbpfProgram, InvalidObject>,
+    pub image: ImageState,
+    /// What was last asked for.
+    asked: Option<(ImageSource, i64)>,
+    /// The nodes that should run it.
+    pub nodes: BTreeSet<String>,
+    pub order: Option<Arc<Order>>,
+    /// The nodes that may have something of it.
+    pub placed: BTreeSet<String>,
+    /// Since when it is being deleted.
+    pub deleting: Option<Instant>,
+    /// A write of it is under way.
+    pub busy: bool,
+    /// What was last said of it while it could not be decoded.
+    pub said: Option<String>,
+}
+
+impl Entry {
+    pub fn meta(&self) -> &ObjectMeta {
+        match &self.guard {
+            Ok(object) => &object.metadata,
+            Err(invalid) => &invalid.metadata,
+        }
+    }
+
+    pub fn object(&self) -> Option<&EbpfProgram> {
+        self.guard.as_ref().ok()
+    }
+
+    pub fn meta_mut(&mut self) -> &mut ObjectMeta {
+        match &mut self.guard {
+            Ok(object) => &mut object.metadata,
+            Err(invalid) => &mut invalid.metadata,
+        }
+    }
+
+    pub fn has_finalizer(&self) -> bool {
+        self.meta().finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+    }
+
+    pub fn is_ready(&self) -> bool {
+        let status = self.object().and_then(|object| object.status.as_ref());
+        let mut conditions = status.into_iter().flat_map(|status| &status.conditions);
+        conditions.any(|condition| condition.type_ == READY && condition.status == ConditionStatus::True)
+    }
+}
+
+impl Index {
+    pub(super) fn program(&mut self, DeserializeGuard(guard): DeserializeGuard<EbpfProgram>, now: Instant) {
+        let meta = match &guard {
+            Ok(object) => &object.metadata,
+            Err(invalid) => &invalid.metadata,
+        };
+        let Some(uid) = meta.uid.clone() else { return };
+        let (deleted, readable) = (meta.deletion_timestamp.is_some(), guard.is_ok());
+        if let Some(listing) = &mut self.listing {
+            listing.insert(uid.clone());
+        }
+        match self.programs.get_mut(&uid) {
+            Some(entry) => entry.guard = guard,
+            None => drop(self.programs.insert(
+                uid.clone(),
+                Entry {
+                    guard,
+                    image: ImageState::default(),
+                    asked: None,
+                    nodes: BTreeSet::new(),
+                    order: None,
+                    placed: BTreeSet::new(),
+                    deleting: None,
+                    busy: false,
+                    said: None,
+                },
+            )),
+        }
+        self.set_unreadable(&uid, !readable && !deleted);
+        if deleted {
+            self.delete(&uid, now);
+        } else {
+            self.ask(&uid);
+        }
+        self.reassign(&uid);
+        self.dirty.insert(Key::Program(uid));
+    }
+
+    fn set_unreadable(&mut self, uid: &str, unreadable: bool) {
+        if self.unreadable.contains(uid) == unreadable {
+            return;
+        }
+        let uids = Arc::make_mut(&mut self.unreadable);
+        let _changed = if unreadable { uids.insert(uid.into()) } else { uids.remove(uid) };
+        let names: Vec<String> = self.facts.keys().cloned().collect();
+        names.iter().for_each(|name| self.complete_node(name));
+    }
+
+    /// Every node that may have something of it shall say that nothing is left.
+    fn delete(&mut self, uid: &str, now: Instant) {
+        let Some(entry) = self.programs.get_mut(uid) else { return };
+        if entry.deleting.is_some() {
+            return;
+        }
+        entry.deleting = Some(now);
+        self.wake(now + DELETION, Key::Program(uid.into()));
+        // Where it was put before this operator led is not known: all agents are asked.
+        self.agents.clone().iter().for_each(|node| self.ask_gone(uid, node));
+    }
+
+    /// Asks a node whether anything is left of a program that is being deleted.
+    pub(super) fn ask_gone(&mut self, uid: &str, node: &str) {
+        let Some(entry) = self.programs.get_mut(uid).filter(|entry| entry.deleting.is_some()) else { return };
+        if entry.has_finalizer() {
+            entry.placed.insert(node.into());
+            self.board.wanted(node, |wanted| wanted.removing.insert(uid.into()));
+        }
+    }
+
+    /// Asks for the image, if it is another than the one asked for.
+    fn ask(&mut self, uid: &str) {
+        let Some(entry) = self.programs.get_mut(uid) else { return };
+        let Ok(object) = &entry.guard else { return };
+        let (image, generation) = (&object.spec.image, object.metadata.generation.unwrap_or_default());
+        let before = entry.asked.as_ref().is_some_and(|(asked, at)| match &entry.image {
+            // After a failure every change of the object is a reason to ask again.
+            ImageState::Failed(_) => asked == image && *at == generation,
+            ImageState::Resolving | ImageState::Resolved(_) => asked == image,
+        });
+        if before {
+            return;
+        }
+        let resolved = object.status.as_ref().and_then(|status| status.image.as_ref());
+        let status =
+            resolved.filter(|resolved| resolved.reference == image.reference).map(|image| image.digest.clone());
+        let known = match &entry.image {
+            ImageState::Resolved(known) if known.reference == image.reference => Some(known.digest.clone()),
+            _ => status,
+        };
+        let request = Request {
+            uid: uid.into(),
+            namespace: object.metadata.namespace.clone().unwrap_or_default(),
+            generation,
+            image: image.clone(),
+            known,
+            failures: 0,
+        };
+        if !matches!(&entry.image, ImageState::Resolved(known) if known.reference == image.reference) {
+            entry.image = ImageState::Resolving;
+        }
+        entry.asked = Some((image.clone(), generation));
+        self.retries.remove(uid);
+        self.requests.push(request);
+    }
+
+    pub(super) fn image(&mut self, request: Request, answer: Result<Resolution, Problem>, now: Instant) {
+        let Some(entry) = self.programs.get_mut(&request.uid) else { return };
+        // An answer to a question of before.
+        if entry.asked != Some((request.image.clone(), request.generation)) || entry.deleting.is_some() {
+            return;
+        }
+        match answer {
+            Ok(resolution) => entry.image = ImageState::Resolved(resolution),
+            Err(problem) => {
+                // Programs of one registry do not ask all at once.
+                let spread = f32::from(request.uid.bytes().fold(0, u8::wrapping_add)) / 255.0;
+                let wait = backoff(&problem, request.failures, spread);
+                entry.image = ImageState::Failed(problem);
+                let again = Request { failures: request.failures.saturating_add(1), ..request.clone() };
+                self.wake(now + wait, Key::Image(request.uid.clone()));
+                self.retries.insert(request.uid.clone(), again);
+            }
+        }
+        self.reassign(&request.uid);
+        self.dirty.insert(Key::Program(request.uid));
+    }
+
+    /// Decides anew for which nodes a program is meant, and how.
+    pub(super) fn reassign(&mut self, uid: &str) {
+        let Some(entry) = self.programs.get_mut(uid) else { return };
+        // While it cannot be decoded, what runs stays as it is.
+        let Ok(object) = &entry.guard else {
+            if entry.deleting.is_some() {
+                let nodes = std::mem::take(&mut entry.nodes);
+                nodes.iter().for_each(|node| self.place(uid, node, false));
+            }
+            return;
+        };
+        let image = match &entry.image {
+            ImageState::Resolved(image) => Some(image),
+            ImageState::Resolving | ImageState::Failed(_) => None,
+        };
+        let assignment = assign(object, image, &self.facts);
+        let order = assignment.order.filter(|_| entry.has_finalizer());
+        if entry.order.as_deref() != order.as_ref() {
+            entry.order = order.map(Arc::new);
+        }
+        let before: Vec<String> = entry.nodes.difference(&assignment.nodes).cloned().collect();
+        before.iter().for_each(|node| self.place(uid, node, false));
+        assignment.nodes.iter().for_each(|node| self.place(uid, node, true));
+    }
+
+    /// Says on the board whether a program is meant for a node.
+    pub(super) fn place(&mut self, uid: &str, node: &str, wanted: bool) {
+        let Some(entry) = self.programs.get_mut(uid) else { return };
+        let changed = match wanted {
+            true => entry.nodes.insert(node.into()),
+            false => entry.nodes.remove(node),
+        };
+        if changed {
+            self.dirty.insert(Key::Program(uid.into()));
+        }
+        if wanted {
+            let order = entry.order.clone();
+            if order.is_some() {
+                entry.placed.insert(node.into());
+            }
+            self.board.wanted(node, |wanted| {
+                let again = wanted.removing.remove(uid);
+                again | (wanted.programs.insert(uid.into(), order.clone()) != Some(order))
+            });
+        } else if changed {
+            let placed = entry.placed.contains(node);
+            self.board.wanted(node, |wanted| {
+                let left = placed && wanted.removing.insert(uid.into());
+                left | wanted.programs.remove(uid).is_some()
+            });
+        }
+    }
+
+    /// A program is gone from the cluster.
+    pub(super) fn forget(&mut self, uid: &str) {
+        self.set_unreadable(uid, false);
+        let Some(entry) = self.programs.get(uid) else { return };
+        let nodes: Vec<String> = entry.nodes.iter().chain(&entry.placed).cloned().collect();
+        nodes.iter().for_each(|node| self.place(uid, node, false));
+        self.programs.remove(uid);
+        self.retries.remove(uid);
+    }
+
+    /// The list is complete: who is not in it is gone, and nodes may be told.
+    pub(super) fn listed(&mut self) {
+        let listed = self.listing.take().unwrap_or_default();
+        let gone: Vec<String> = self.programs.keys().filter(|uid| !listed.contains(*uid)).cloned().collect();
+        gone.iter().for_each(|uid| self.forget(uid));
+        self.programs_complete = true;
+        let names: Vec<String> = self.facts.keys().cloned().collect();
+        names.iter().for_each(|name| self.complete_node(name));
+        self.all_dirty();
+    }
+}
