@@ -61,7 +61,10 @@ fn what_to_do(program: &Program, skep_namespace: &str) -> String {
         ));
     }
     for reason in reasons(program) {
-        text.push_str(&format!("  {reason}: {}\n", hint(reason)));
+        match reason {
+            Reason::Ready => text.push_str(&format!("  {}\n", hint(reason))),
+            _ => text.push_str(&format!("  {reason}: {}\n", hint(reason))),
+        }
     }
     text
 }
