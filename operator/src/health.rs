@@ -1,0 +1,23 @@
+//! /livez, /readyz and /metrics, in plain HTTP.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+
+/// Serves until cancelled. An operator that waits for the Lease is ready to take over.
+pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>, cancel: CancellationToken) -> io::Result<()> {
+    let app = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(|| async { "ok\n" }))
+        .route("/metrics", get(|State(metrics): State<Arc<Metrics>>| async move { metrics.text() }))
+        .with_state(metrics);
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    axum::serve(listener, app).with_graceful_shutdown(cancel.cancelled_owned()).await
+}

@@ -1,0 +1,193 @@
+//! Taking everything off the nodes before Skep goes.
+//!
+//! Guarantees: a running operator is deposed first, so that it puts nothing back; nodes that could not be reached are
+//! named; the EbpfPrograms are released whatever the nodes say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DeleteParams, ListParams};
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use skep_crds::{EbpfNode, EbpfProgram, FINALIZER};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use crate::certs::store;
+use crate::config::Uninstall;
+use crate::fleet::{Agents, Board, Context, News, What, run as run_fleet};
+use crate::leader::{DEADLINE, Elector};
+use crate::runtime::candidate;
+use crate::token;
+use crate::watch::agents::by_node;
+use crate::write::Writer;
+
+/// After the end no operator may take the Lease for so long: by then the chart has removed it.
+const HOLD_OFF: Duration = Duration::from_secs(300);
+/// Objects that somebody else changes meanwhile are tried again so often.
+const TRIES: usize = 5;
+
+/// Does it. An error only if the API server refuses something.
+pub async fn run(client: kube::Client, config: Uninstall) -> anyhow::Result<()> {
+    let places = &config.places;
+    let mut elector = Elector::new(&client, &places.namespace, candidate(places, true));
+    let epoch = elector.acquire().await;
+    // By then a deposed operator has noticed, and puts no finalizer back.
+    let deposed = tokio::time::Instant::now() + DEADLINE;
+    let mut holding = JoinSet::new();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    holding.spawn(async move {
+        tokio::select! {
+            () = elector.hold() => {}
+            _ = stopped => {}
+        }
+        elector
+    });
+    if config.keep_programs {
+        println!("programs stay on the nodes, as asked");
+    } else {
+        let left = clean(&client, &config, epoch).await?;
+        for (node, why) in &left {
+            println!("node {node}: {why}; run skep-agent purge there");
+        }
+    }
+    tokio::time::sleep_until(deposed).await;
+    release(&client, &config).await?;
+    drop(stop);
+    if let Some(Ok(mut elector)) = holding.join_next().await
+        && let Err(error) = elector.release(Some(HOLD_OFF)).await
+    {
+        tracing::warn!(%error, "the Lease could not be held off");
+    }
+    Ok(())
+}
+
+/// Tells all nodes that no program exists, and waits; what is left, by node.
+async fn clean(client: &kube::Client, config: &Uninstall, epoch: u64) -> anyhow::Result<BTreeMap<String, String>> {
+    let places = &config.places;
+    let authority = store::authority(client, places).await?;
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &places.namespace);
+    let pods = pods.list(&ListParams::default().labels(&places.agent_selector)).await.context("listing the agents")?;
+    let agents = by_node(pods.items.iter());
+    println!("removing all programs from {} nodes", agents.len());
+    let board = Arc::new(Board::default());
+    for node in agents.keys() {
+        board.wanted(node, |wanted| !std::mem::replace(&mut wanted.complete, true));
+    }
+    let (reviews, reviewed) = mpsc::channel(64);
+    let context = Arc::new(Context::new(authority, epoch, places.agent_port, reviews)?);
+    let (news, heard) = mpsc::channel(1024);
+    let (_agents, known) = watch::channel(agents.clone());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(token::serve(client.clone(), reviewed));
+    tasks.spawn(run_fleet(context, known, board, news));
+    let mut progress = Progress::new(&agents);
+    let waited = tokio::time::timeout(config.timeout, progress.follow(heard)).await;
+    if waited.is_err() {
+        tracing::warn!("not all nodes are clean after {} s", config.timeout.as_secs());
+    }
+    tasks.shutdown().await;
+    Ok(progress.left)
+}
+
+/// What is left on which node.
+#[derive(Debug, PartialEq)]
+struct Progress {
+    left: BTreeMap<String, String>,
+    programs: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Progress {
+    fn new(agents: &Agents) -> Self {
+        let left = agents.keys().map(|node| (node.clone(), "its agent does not answer".to_string())).collect();
+        Self { left, programs: BTreeMap::new() }
+    }
+
+    async fn follow(&mut self, mut heard: mpsc::Receiver<News>) {
+        while !self.left.is_empty() {
+            let Some(news) = heard.recv().await else { return };
+            self.hear(news);
+        }
+    }
+
+    fn hear(&mut self, News { node, what }: News) {
+        match what {
+            What::Snapshot(reports) => {
+                let uids = reports.into_iter().map(|report| report.uid).collect();
+                self.programs.insert(node.clone(), uids);
+            }
+            What::Gone(uid) => drop(self.programs.get_mut(&node).map(|uids| uids.remove(&uid))),
+            What::Unreachable(why) => {
+                self.left.entry(node).and_modify(|left| *left = why);
+                return;
+            }
+            What::Connected(_) | What::Report(_) => return,
+        }
+        match self.programs.get(&node).map_or(0, BTreeSet::len) {
+            0 => {
+                self.left.remove(&node);
+                println!("node {node} is clean");
+            }
+            count => {
+                self.left.entry(node).and_modify(|left| *left = format!("{count} programs are still being removed"));
+            }
+        }
+    }
+}
+
+/// Takes the finalizer off every EbpfProgram, and deletes the EbpfNodes.
+async fn release(client: &kube::Client, config: &Uninstall) -> anyhow::Result<()> {
+    let writer = Writer::new(client.clone(), &config.places.pod_name);
+    let api: Api<PartialObjectMeta<EbpfProgram>> = Api::all(client.clone());
+    let mut tries = 0;
+    loop {
+        let listed = api.list(&ListParams::default()).await.context("listing the EbpfPrograms")?;
+        let held = listed.items.into_iter().map(|object| object.metadata);
+        let held = held.filter(|meta| meta.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER));
+        let (mut failed, mut count) = (None, 0);
+        for meta in held {
+            let rest: Vec<String> = meta.finalizers.iter().flatten().filter(|f| *f != FINALIZER).cloned().collect();
+            match writer.finalizers(&meta, &rest).await {
+                Ok(()) => count += 1,
+                Err(error) if error.is_stale() => failed = Some(error),
+                Err(error) => return Err(error).context("releasing an EbpfProgram"),
+            }
+        }
+        println!("{count} EbpfPrograms are released");
+        let Some(error) = failed else { break };
+        tries += 1;
+        if tries >= TRIES {
+            return Err(error).context("releasing an EbpfProgram");
+        }
+    }
+    let nodes: Api<DeserializeGuard<EbpfNode>> = Api::all(client.clone());
+    nodes
+        .delete_collection(&DeleteParams::default(), &ListParams::default())
+        .await
+        .context("deleting the EbpfNodes")?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::report;
+    use skep_proto::v1::State;
+
+    #[test]
+    fn a_node_is_clean_when_it_says_so() {
+        let names = ["a", "b"].map(String::from);
+        let mut progress = Progress {
+            left: names.iter().map(|name| (name.clone(), "its agent does not answer".to_string())).collect(),
+            programs: BTreeMap::new(),
+        };
+        let mut hear = |node: &str, what| progress.hear(News { node: node.into(), what });
+        hear("a", What::Snapshot(vec![report("r", State::Removing, "Progressing", "")]));
+        hear("b", What::Unreachable("refused".into()));
+        assert_eq!(progress.left["a"], "1 programs are still being removed");
+        progress.hear(News { node: "a".into(), what: What::Gone("uid-flows".into()) });
+        assert_eq!(progress.left, [("b".to_string(), "refused".to_string())].into());
+    }
+}
