@@ -22,8 +22,7 @@ pub struct Bearer(Option<MetadataValue<Ascii>>);
 
 impl Bearer {
     pub fn token(token: &str) -> Result<Self, Error> {
-        let unusable = |_| Error::Some("the API server gave an unusable token".to_owned());
-        let mut value: MetadataValue<Ascii> = format!("Bearer {token}").parse().map_err(unusable)?;
+        let mut value: MetadataValue<Ascii> = format!("Bearer {token}").parse().map_err(|_| Error::UnusableToken)?;
         // Never in a log.
         value.set_sensitive(true);
         Ok(Bearer(Some(value)))

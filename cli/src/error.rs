@@ -10,7 +10,7 @@ pub enum Error {
     #[error("{what}: {source}")]
     Kubernetes { what: &'static str, source: Box<kube::Error> },
     #[error(
-        "{what}: the API server refuses: {message}\nAsk for the right; reading programs needs get and list on ebpfprograms and ebpfnodes (skep.dev)"
+        "{what}: the API server refuses: {message}\nAsk an administrator for that right; `kubectl auth can-i --list` shows those that you have"
     )]
     Forbidden { what: &'static str, message: String },
     #[error(
@@ -57,8 +57,10 @@ pub enum Error {
     Schema(&'static str),
     #[error("{what} took longer than the --request-timeout")]
     Timeout { what: &'static str },
-    #[error("{0}")]
-    Some(String),
+    #[error("the API server minted a token that no header can carry")]
+    UnusableToken,
+    #[error("{failed} of {of} nodes did not answer")]
+    Incomplete { failed: usize, of: usize },
     #[error("writing: {0}")]
     Output(std::io::Error),
 }

@@ -49,9 +49,6 @@ pub async fn from_socket(global: &Global, name: Option<&str>) -> Result<Vec<Prog
 }
 
 async fn from_cluster(global: &Global, get: &Get) -> Result<Vec<Program>, Error> {
-    if get.all_namespaces && get.name.is_some() {
-        return Err(Error::Some("a name is of one namespace: give it by -n instead of -A".to_owned()));
-    }
     let cluster = Cluster::connect(global).await?;
     let mut programs = match &get.name {
         Some(name) => vec![cluster.program(name).await?.0],

@@ -32,7 +32,7 @@ impl<T> Answers<T> {
     pub fn complete(&self) -> Result<(), Error> {
         match self.failed {
             0 => Ok(()),
-            failed => Err(Error::Some(format!("{failed} of {} nodes did not answer", failed + self.answers.len()))),
+            failed => Err(Error::Incomplete { failed, of: failed + self.answers.len() }),
         }
     }
 }

@@ -160,7 +160,9 @@ fn maps(host: &Host) {
 }
 
 fn failures(host: &Host) {
-    let cases: [(&[&str], i32, &str); 6] = [
+    let cases: [(&[&str], i32, &str); 8] = [
+        (&["get", "-A", "-n", "test"], 2, "cannot be used with"),
+        (&["get", "counter", "-A"], 2, "cannot be used with"),
         (&["maps", "dump", "counter", "hit"], 3, "test/counter has no map hit; it has "),
         (&["maps", "dump", "count", "hits"], 3, "count does not run on this host"),
         (&["maps", "ls", "count"], 3, "does not run there"),

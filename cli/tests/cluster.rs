@@ -1,0 +1,137 @@
+//! The plugin against an API server and an agent over TLS: the way to a node, and every refusal on it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod fake;
+
+use fake::{Cluster, MINTED, USER_TOKEN, list, refusal};
+use serde_json::{Value, json};
+
+const PROGRAMS: &str = "/apis/skep.dev/v1alpha1/namespaces/net/ebpfprograms";
+const NODES: &str = "/apis/skep.dev/v1alpha1/ebpfnodes";
+const SYSTEM: &str = "/api/v1/namespaces/skep-system";
+
+fn program() -> Value {
+    json!({
+        "apiVersion": "skep.dev/v1alpha1", "kind": "EbpfProgram",
+        "metadata": {"name": "flows", "namespace": "net", "uid": "u-1", "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"image": {"reference": "r.example/flows:v1"},
+                 "programs": [{"name": "count_rx", "attach": [{"xdp": {"interfaces": {"primary": true}}}]}]},
+        "status": {"observedGeneration": 1, "summary": {"ready": "0/1", "reason": "HookBusy"}, "revision": "7c9d5f0123"},
+    })
+}
+
+fn node(program: Value) -> Value {
+    json!({"apiVersion": "skep.dev/v1alpha1", "kind": "EbpfNode", "metadata": {"name": "node-1"}, "spec": {},
+           "status": {"programs": [program]}})
+}
+
+/// With the program, degraded on node-1.
+async fn start() -> Cluster {
+    let cluster = Cluster::start("node-1").await;
+    let unreadable = json!({"apiVersion": "skep.dev/v1alpha1", "kind": "EbpfProgram",
+                            "metadata": {"name": "odd", "namespace": "net"}, "spec": {"programs": 7}});
+    let programs = list("skep.dev/v1alpha1", "EbpfProgramList", vec![program(), unreadable]);
+    cluster.api.put("GET", PROGRAMS, 200, programs);
+    cluster.api.put("GET", &format!("{PROGRAMS}/flows"), 200, program());
+    let degraded = json!({"namespace": "net", "name": "flows", "revision": "7c9d5f0123", "state": "Degraded", "reason": "HookBusy"});
+    cluster.api.put("GET", NODES, 200, list("skep.dev/v1alpha1", "EbpfNodeList", vec![node(degraded)]));
+    let event = json!({"metadata": {"name": "e"}, "involvedObject": {}, "type": "Warning", "reason": "HookBusy",
+                       "message": "held by another", "eventTime": "2026-01-01T00:00:00.000000Z"});
+    cluster.api.put("GET", "/api/v1/namespaces/net/events", 200, list("v1", "EventList", vec![event]));
+    cluster
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_and_maps_of_a_cluster() {
+    let cluster = start().await;
+    let table = cluster.out(&["get"]);
+    let rows: Vec<Vec<&str>> = table.lines().map(|l| l.split_whitespace().collect()).collect();
+    assert_eq!(rows[1][..4], ["flows", "0/1", "HookBusy", "7c9d5f0123"]);
+    assert_eq!(rows[2][..3], ["odd", "-", "ObjectUnreadable"]);
+    assert!(cluster.out(&["get", "flows"]).contains("  node-1   Degraded   HookBusy"));
+
+    // Which target fails only the agent knows.
+    let page = cluster.out(&["why", "flows"]);
+    assert!(page.contains("  node-1   count_rx   xdp    eth6     HookBusy   held\n"), "{page}");
+    assert!(page.contains("held by another"), "{page}");
+
+    let maps = cluster.out(&["maps", "ls", "flows"]);
+    assert!(maps.starts_with("NODE     PROGRAM   MAP"), "{maps}");
+    assert!(maps.contains("\nnode-1   flows     counts   hash"), "{maps}");
+    let dump = cluster.out(&["maps", "dump", "flows", "counts"]);
+    assert!(dump.starts_with("NODE     KEY      VALUE\nnode-1   0        0\nnode-1   1        2\n"), "{}", &dump[..99]);
+    assert_eq!(dump.lines().count(), 1 + (1 << 19));
+    let one = cluster.out(&["maps", "dump", "flows", "counts", "--node", "node-1"]);
+    assert!(one.starts_with("KEY      VALUE\n0        0\n"), "{}", &one[..99]);
+
+    let seen = cluster.agent.seen.lock().unwrap().clone();
+    assert!(seen.len() >= 4 && seen.iter().all(|sent| *sent == format!("Bearer {MINTED}")), "{seen:?}");
+    assert!(!seen.iter().any(|sent| sent.contains(USER_TOKEN)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_refusal_says_what_to_do() {
+    let cluster = start().await;
+    let forbidden = |what: &str| refusal(403, "Forbidden", &format!("{what} is forbidden"), what);
+    let dump = ["maps", "dump", "flows", "counts", "--node", "node-1"];
+
+    let (code, text) = cluster.fails(&["get", "nosuch"]);
+    assert_eq!((code, text.contains("EbpfProgram net/nosuch not found")), (3, true), "{text}");
+
+    cluster.api.put("GET", &format!("{SYSTEM}/pods/skep-agent-abc/portforward"), 403, forbidden("pods/portforward"));
+    let (code, text) = cluster.fails(&dump);
+    assert_eq!(code, 1);
+    assert!(
+        text.contains("forwarding a port") && text.contains("The Role skep-connect in namespace skep-system"),
+        "{text}"
+    );
+
+    cluster.api.put("GET", &format!("{SYSTEM}/pods"), 200, list("v1", "PodList", vec![]));
+    let (code, text) = cluster.fails(&dump);
+    assert_eq!((code, text.contains("node node-1: no agent of Skep runs there")), (3, true), "{text}");
+
+    cluster.api.put("POST", &format!("{SYSTEM}/serviceaccounts/skep-viewer/token"), 403, forbidden("token"));
+    let (code, text) = cluster.fails(&dump);
+    assert_eq!(code, 1);
+    assert!(text.contains("minting a token") && text.contains("--role=skep-connect"), "{text}");
+    let (code, text) = cluster.fails(&[&dump[..], &["--service-account", "other"]].concat());
+    assert_eq!(
+        (code, text.contains("ServiceAccount other in namespace skep-system does not exist")),
+        (1, true),
+        "{text}"
+    );
+    // What can be said without the agent is said.
+    let output = cluster.skep(&["why", "flows"]);
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("Degraded"));
+
+    let (code, text) = cluster.fails(&[&dump[..], &["--skep-namespace", "elsewhere"]].concat());
+    assert_eq!((code, text.contains("Give it by --skep-namespace")), (1, true), "{text}");
+
+    let absent = json!({"namespace": "net", "name": "flows", "state": "Failed", "reason": "ImageNotFound"});
+    cluster.api.put("GET", NODES, 200, list("skep.dev/v1alpha1", "EbpfNodeList", vec![node(absent)]));
+    let (code, text) = cluster.fails(&["maps", "dump", "flows", "counts"]);
+    assert_eq!((code, text.contains("flows -n net runs on no node")), (3, true), "{text}");
+
+    cluster.api.put("GET", NODES, 403, forbidden("ebpfnodes"));
+    let output = cluster.skep(&["get", "flows"]);
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stderr).contains("nodes are not shown"));
+
+    cluster.api.put(
+        "GET",
+        PROGRAMS,
+        404,
+        json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 404,
+        "reason": "NotFound", "message": "the server could not find the requested resource", "details": {}}),
+    );
+    let (code, text) = cluster.fails(&["get"]);
+    assert_eq!((code, text.contains("Skep is not installed")), (1, true), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_in_another_nodes_name_gets_no_token() {
+    let cluster = Cluster::start("node-2").await;
+    let (code, text) = cluster.fails(&["maps", "dump", "flows", "counts", "--node", "node-1"]);
+    assert_eq!(code, 1);
+    assert!(text.contains("node node-1: the connection to its agent: invalid peer certificate"), "{text}");
+    assert!(cluster.agent.seen.lock().unwrap().is_empty());
+}

@@ -1,0 +1,153 @@
+//! The agent: one program on one degraded hook, one map, behind TLS and a token.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::ServerConfig;
+use skep_object::btf::desc::{TypeDesc, TypeKind};
+use skep_proto::v1::inspector_server::{Inspector, InspectorServer};
+use skep_proto::v1::{
+    DumpMapRequest, End, HookReport, ListMapsRequest, ListMapsResponse, ListProgramsRequest, ListProgramsResponse,
+    LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, MapSchema, ProgramRef, ProgramReport, RawEntries, State,
+    TargetFailure, map_frame::Frame,
+};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+pub struct Agent {
+    pub port: u16,
+    /// PEM of the authority that signed its certificate.
+    pub ca: String,
+    /// Every `authorization` that it was sent.
+    pub seen: Arc<Mutex<Vec<String>>>,
+    /// Ends with the test.
+    _tasks: JoinSet<()>,
+}
+
+impl Agent {
+    pub async fn start(name: &str) -> Self {
+        let mut params = CertificateParams::new(vec![]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![format!("{name}.node.skep")]).unwrap();
+        let certificate = params.signed_by(&key, &authority).unwrap();
+        let mut config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key.serialize_der().try_into().unwrap())
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (sender, receiver) = tokio::sync::mpsc::channel(4);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let acceptor = TlsAcceptor::from(Arc::new(config));
+            while let Ok((stream, _)) = listener.accept().await {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    let _ = sender.send(Ok::<_, std::io::Error>(stream)).await;
+                }
+            }
+        });
+        let service = Service { seen: seen.clone() };
+        tasks.spawn(async move {
+            let server = tonic::transport::Server::builder().add_service(InspectorServer::new(service));
+            let _ = server.serve_with_incoming(ReceiverStream::new(receiver)).await;
+        });
+        Agent { port, ca: authority.pem(), seen, _tasks: tasks }
+    }
+}
+
+struct Service {
+    seen: Arc<Mutex<Vec<String>>>,
+}
+
+impl Service {
+    #[allow(clippy::result_large_err, reason = "tonic's own type")]
+    fn check<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let sent = request.metadata().get("authorization").map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default();
+        self.seen.lock().unwrap().push(sent.clone());
+        match sent == format!("Bearer {}", super::MINTED) {
+            true => Ok(()),
+            false => Err(Status::unauthenticated("PermissionDenied: the bearer token is refused")),
+        }
+    }
+}
+
+fn map() -> MapInfo {
+    MapInfo {
+        program: Some(ProgramRef { namespace: "net".into(), name: "flows".into() }),
+        name: "counts".into(),
+        id: 5,
+        r#type: "hash".into(),
+        key_size: 4,
+        value_size: 8,
+        max_entries: 64,
+        memlock: 8192,
+        ..MapInfo::default()
+    }
+}
+
+#[tonic::async_trait]
+impl Inspector for Service {
+    async fn list_programs(
+        &self,
+        request: Request<ListProgramsRequest>,
+    ) -> Result<Response<ListProgramsResponse>, Status> {
+        self.check(&request)?;
+        let failure = TargetFailure { target: "eth6".into(), reason: "HookBusy".into(), message: "held".into() };
+        let hook = HookReport {
+            function: "count_rx".into(),
+            hook: "xdp".into(),
+            targets: 1,
+            names: vec!["eth0".into()],
+            failures: vec![failure],
+            ..HookReport::default()
+        };
+        let mut report = ProgramReport {
+            namespace: "net".into(),
+            name: "flows".into(),
+            reason: "HookBusy".into(),
+            message: "1 of 2 targets failed".into(),
+            running_revision: "7c9d5f0123".into(),
+            hooks: vec![hook],
+            ..ProgramReport::default()
+        };
+        report.set_state(State::Degraded);
+        Ok(Response::new(ListProgramsResponse { programs: vec![report] }))
+    }
+
+    async fn list_maps(&self, request: Request<ListMapsRequest>) -> Result<Response<ListMapsResponse>, Status> {
+        self.check(&request)?;
+        Ok(Response::new(ListMapsResponse { maps: vec![map()] }))
+    }
+
+    type DumpMapStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<MapFrame, Status>> + Send>>;
+
+    async fn dump_map(&self, request: Request<DumpMapRequest>) -> Result<Response<Self::DumpMapStream>, Status> {
+        self.check(&request)?;
+        let uint = |size| {
+            let desc = TypeDesc { kind: TypeKind::Uint, name: String::new(), size };
+            Some(skep_node_agent::grpc::frames::type_message(&desc))
+        };
+        let schema = MapSchema { map: Some(map()), key: uint(4), value: uint(8), values_per_entry: 1, value_stride: 8 };
+        // A frame of 6 MiB: more than gRPC clients take by themselves.
+        let count = 1u32 << 19;
+        let keys: Vec<u8> = (0..count).rev().flat_map(|n| n.to_le_bytes()).collect();
+        let values: Vec<u8> = (0..count).rev().flat_map(|n| u64::from(n * 2).to_le_bytes()).collect();
+        let raw = RawEntries { count, keys: keys.into(), values: values.into() };
+        let end = End { count: u64::from(count), ..End::default() };
+        let frames = [Frame::Schema(schema), Frame::Raw(raw), Frame::End(end)];
+        let frames = frames.map(|frame| Ok(MapFrame { frame: Some(frame) }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(frames))))
+    }
+
+    async fn lookup_map(&self, _: Request<LookupMapRequest>) -> Result<Response<LookupMapResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+}
