@@ -27,7 +27,7 @@ pub(super) fn group(view: &View<'_>) -> Vec<Failure> {
         add(group, 1, [node.to_string()]);
     }
     let mut groups: Vec<Failure> = groups.into_values().collect();
-    groups.sort_by(|one, other| other.count.cmp(&one.count));
+    groups.sort_by_key(|group| std::cmp::Reverse(group.count));
     let rest = if groups.len() > MAX_FAILURES { groups.split_off(MAX_FAILURES - 1) } else { vec![] };
     let kinds = rest.len();
     let merged = rest.into_iter().reduce(|mut all, next| {
