@@ -78,6 +78,7 @@ pub struct Get {
     /// The programs of all namespaces.
     #[arg(short = 'A', long, conflicts_with_all = ["namespace", "name"])]
     pub all_namespaces: bool,
+    /// How to print it.
     #[arg(short, long, value_enum, default_value_t = ListFormat::Table)]
     pub output: ListFormat,
 }
@@ -90,6 +91,7 @@ pub struct Get {
 pub struct Why {
     /// The program.
     pub name: String,
+    /// How to print it.
     #[arg(short, long, value_enum, default_value_t = PageFormat::Text)]
     pub output: PageFormat,
 }
@@ -118,6 +120,7 @@ pub struct MapsLs {
     /// Only on this node; default: every node that runs the program.
     #[arg(long, conflicts_with = "socket")]
     pub node: Option<String>,
+    /// How to print it.
     #[arg(short, long, value_enum, default_value_t = MapsFormat::Table)]
     pub output: MapsFormat,
 }
@@ -139,6 +142,7 @@ pub struct MapsDump {
     /// Only on this node; default: every node that runs the program.
     #[arg(long, conflicts_with = "socket")]
     pub node: Option<String>,
+    /// How to print it.
     #[arg(short, long, value_enum, default_value_t = DumpFormat::Table)]
     pub output: DumpFormat,
     /// At most this many entries of each node.

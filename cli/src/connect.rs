@@ -48,10 +48,12 @@ impl Gate {
     pub async fn open(cluster: &Cluster, global: &Global) -> Result<Self, Error> {
         let (client, namespace) = (cluster.client.clone(), global.skep_namespace.clone());
         let timeout = cluster.timeout;
-        let (tls, bearer) = tokio::try_join!(
+        // Both at once; of two failures the first is told, always the same.
+        let (tls, bearer) = tokio::join!(
             within(timeout, "reading the CA bundle", authority(&client, &namespace)),
             within(timeout, "minting a token", token(&client, &namespace, &global.service_account)),
-        )?;
+        );
+        let (tls, bearer) = (tls?, bearer?);
         Ok(Gate { client, namespace, tls: Arc::new(tls), bearer, timeout })
     }
 

@@ -169,10 +169,10 @@ fn one_table(first: &Contents, alike: Vec<&Contents>, nodes: bool) -> String {
     let mut table = Table::new(node.into_iter().chain(columns.iter().map(|c| c.title.as_str())), 0);
     for contents in alike {
         for entry in &contents.entries {
-            let (key, mut values) = (entry.key(&contents.schema), entry.values(&contents.schema));
+            let key = entry.key(&contents.schema);
             let value = match contents.schema.is_per_cpu() {
-                true => percpu::sum(&contents.schema.value, &values),
-                false => values.pop().unwrap_or_default(),
+                true => percpu::sum(&contents.schema.value, &entry.written(&contents.schema)),
+                false => entry.values(&contents.schema).pop().unwrap_or_default(),
             };
             let cells = columns.iter().map(|c| match c.side {
                 Side::Key => c.cell(&key),

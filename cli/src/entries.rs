@@ -47,6 +47,14 @@ impl Entry {
         self.each(schema).map(|value| schema.value.decode(value)).collect()
     }
 
+    /// The values of the CPUs that wrote one: the kernel starts each with zeroes. If none did, all of them.
+    pub fn written(&self, schema: &Schema) -> Vec<Value> {
+        let all: Vec<&[u8]> = self.each(schema).collect();
+        let written = |value: &&&[u8]| value.iter().any(|byte| *byte != 0);
+        let some = all.iter().any(|value| written(&value));
+        all.iter().filter(|value| !some || written(value)).map(|value| schema.value.decode(value)).collect()
+    }
+
     /// Key and values in hexadecimal.
     pub fn raw(&self, schema: &Schema) -> String {
         let mut line = hex(&self.key);

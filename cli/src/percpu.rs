@@ -1,4 +1,4 @@
-//! One value for a table out of the values of all CPUs.
+//! One value for a table out of the values of all CPUs (that wrote one: zeroes add nothing).
 
 use serde_json::{Map, Value};
 use skep_object::btf::desc::{FieldDesc, TypeDesc, TypeKind};

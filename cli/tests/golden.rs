@@ -204,6 +204,15 @@ fn dump_shows_a_map_in_every_format() {
 }
 
 #[test]
+fn a_cpu_that_wrote_nothing_says_nothing() {
+    let mut one = contents("node-1", &[1]);
+    one.entries[0].values[16..].fill(0);
+    golden("dump-idle-cpu.txt", &dump::render(&[one.clone()], DumpFormat::Table, false));
+    one.entries[0].values.fill(0);
+    assert!(dump::render(&[one], DumpFormat::Table, false).ends_with("0         NEW\n"));
+}
+
+#[test]
 fn entries_of_another_size_are_refused() {
     let schema = contents("node-1", &[]).schema;
     let frame = RawEntries { count: 2, keys: vec![0; 24].into(), values: vec![0; 63].into() };
