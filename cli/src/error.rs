@@ -17,6 +17,10 @@ pub enum Error {
         "{what}: the API server refuses: {message}\nThe Role skep-connect in namespace {namespace} allows it; an administrator can bind it to you:\n  kubectl create rolebinding skep-connect-you -n {namespace} --role=skep-connect --user=YOU"
     )]
     MayNotConnect { what: &'static str, message: String, namespace: String },
+    #[error(
+        "finding the nodes: the API server refuses: {0}\nName one by --node, or ask for the right to list ebpfnodes (skep.dev)"
+    )]
+    NodesHidden(String),
     #[error("the cluster has no EbpfProgram resource: Skep is not installed in it (helm install skep)")]
     NotInstalled,
     #[error("EbpfProgram {0} not found; kubectl skep get -A lists all")]

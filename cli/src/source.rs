@@ -60,13 +60,13 @@ where
         (None, Some(name)) => {
             // Says whether it exists at all.
             cluster.program(name).await?;
-            let nodes = running(&cluster.nodes().await?, &cluster.namespace, Some(name));
+            let nodes = running(&nodes(&cluster).await?, &cluster.namespace, Some(name));
             if nodes.is_empty() {
                 return Err(Error::NowhereRunning { program: format!("{name} -n {}", cluster.namespace) });
             }
             nodes
         }
-        (None, None) => running(&cluster.nodes().await?, &cluster.namespace, None),
+        (None, None) => running(&nodes(&cluster).await?, &cluster.namespace, None),
     };
     if nodes.is_empty() {
         return Ok(Answers { answers: Vec::new(), failed: 0, several: true });
@@ -81,6 +81,14 @@ where
         (node, answer)
     });
     sorted(asked.buffered(AT_ONCE).collect().await, node.is_none())
+}
+
+/// Nodes are not of a namespace: who may see one namespace may not see them.
+async fn nodes(cluster: &Cluster) -> Result<Vec<EbpfNode>, Error> {
+    cluster.nodes().await.map_err(|e| match e {
+        Error::Forbidden { message, .. } => Error::NodesHidden(message),
+        other => other,
+    })
 }
 
 /// Nodes on which a program (absent: any of the namespace) has a revision.

@@ -113,6 +113,8 @@ async fn each_refusal_says_what_to_do() {
     assert_eq!((code, text.contains("flows -n net runs on no node")), (3, true), "{text}");
 
     cluster.api.put("GET", NODES, 403, forbidden("ebpfnodes"));
+    let (code, text) = cluster.fails(&["maps", "dump", "flows", "counts"]);
+    assert_eq!((code, text.contains("Name one by --node")), (1, true), "{text}");
     let output = cluster.skep(&["get", "flows"]);
     assert!(output.status.success() && String::from_utf8_lossy(&output.stderr).contains("nodes are not shown"));
 
