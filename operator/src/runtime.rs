@@ -1,5 +1,6 @@
 //! The commands.
 
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ const RELEASE: Duration = Duration::from_secs(3);
 /// Does what the command line says.
 pub fn main(cli: Cli) -> anyhow::Result<()> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let terminal = std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal);
     match cli.log_format {
         LogFormat::Json => log.json().init(),
         LogFormat::Text => log.init(),

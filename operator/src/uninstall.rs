@@ -25,7 +25,7 @@ use crate::watch::agents::by_node;
 use crate::write::Writer;
 
 /// After the end no operator may take the Lease for so long: by then the chart has removed it.
-const HOLD_OFF: Duration = Duration::from_secs(300);
+const HOLD_OFF: Duration = Duration::from_secs(30);
 /// Objects that somebody else changes meanwhile are tried again so often.
 const TRIES: usize = 5;
 

@@ -1,3 +1,4 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says by panicking what is wrong")]
 //! The fleet against an agent in this process, over real TLS: trust, order of calls, differences only, reconnecting.
 
 mod fake;

@@ -10,7 +10,7 @@ use super::{AgentPod, Context};
 const ATTEMPT: Duration = Duration::from_secs(20);
 /// The first wait after a failure, and the longest.
 const FIRST: Duration = Duration::from_millis(250);
-const LONGEST: Duration = Duration::from_secs(15);
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// Why there is no connection.
 #[derive(thiserror::Error, Debug)]
@@ -71,7 +71,7 @@ mod tests {
     fn waits_grow_up_to_a_bound() {
         let mut backoff = Backoff::default();
         let waits: Vec<u128> = (0..9).map(|_| backoff.next(0.0).as_millis()).collect();
-        assert_eq!(waits, [250, 500, 1000, 2000, 4000, 8000, 15000, 15000, 15000]);
+        assert_eq!(waits, [250, 500, 1000, 2000, 4000, 5000, 5000, 5000, 5000]);
         assert_eq!(backoff.next(1.0), LONGEST / 2);
         backoff.reset();
         assert_eq!(backoff.next(0.0), FIRST);

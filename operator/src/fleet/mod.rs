@@ -11,6 +11,7 @@ mod call;
 mod connect;
 mod dial;
 mod enroll;
+mod errand;
 mod ledger;
 mod node;
 mod pods;

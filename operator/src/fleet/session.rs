@@ -2,22 +2,21 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::FuturesUnordered;
 use skep_proto::v1::node_event::Event;
-use skep_proto::v1::{ApplyRequest, GetNodeRequest, ProgramReport, RemoveRequest, State, SyncRequest, WatchRequest};
+use skep_proto::v1::{GetNodeRequest, SyncRequest, WatchRequest};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::{Status, Streaming};
 
 use super::What;
-use super::board::{Order, Wanted};
-use super::call::{self, Refusal, refusal, within};
+use super::board::Wanted;
+use super::call::{Refusal, refusal, within};
 use super::dial::Client;
-use super::enroll::{When, enroll};
+use super::errand::{self, Done};
 use super::ledger::{Action, Ledger};
 use super::node::{Inputs, SILENCE};
 use super::pods::{Pods, update};
@@ -46,14 +45,6 @@ pub enum SessionError {
 
 fn failed(what: &'static str) -> impl Fn(Status) -> SessionError {
     move |status| SessionError::Call { what, status: Box::new(status) }
-}
-
-/// The end of a call.
-enum Done {
-    Applied(Arc<Order>, Result<(), Status>),
-    Removed(String, Result<bool, Status>),
-    Pods(Pods, Result<(), Status>),
-    Renewed(Duration),
 }
 
 /// One connection.
@@ -199,21 +190,12 @@ impl<'a> Session<'a> {
     }
 
     fn start(&mut self, action: Action) {
-        let (mut client, epoch) = (self.client.clone(), self.inputs.context.epoch);
+        let (client, epoch) = (self.client.clone(), self.inputs.context.epoch);
         self.busy.insert(action.uid().into());
-        let call = match action {
-            Action::Apply(order) => async move {
-                let request = ApplyRequest { epoch, ..(*order).clone() };
-                Done::Applied(order, within(client.apply(request)).await.map(drop))
-            }
-            .boxed(),
-            Action::Remove(uid) => async move {
-                let answer = within(client.remove(RemoveRequest { epoch, uid: uid.clone() })).await;
-                Done::Removed(uid, answer.map(|answer| answer.gone))
-            }
-            .boxed(),
-        };
-        self.calls.push(call);
+        self.calls.push(match action {
+            Action::Apply(order) => errand::apply(client, epoch, order).boxed(),
+            Action::Remove(uid) => errand::remove(client, epoch, uid).boxed(),
+        });
     }
 
     async fn finish(&mut self, done: Done) -> Result<(), SessionError> {
@@ -223,7 +205,7 @@ impl<'a> Session<'a> {
                     if refusal(&status) == Refusal::Session {
                         return Err(failed("Apply")(status));
                     }
-                    self.inputs.tell(What::Report(Box::new(refused(&order, &status)))).await;
+                    self.inputs.tell(What::Report(Box::new(errand::refused(&order, &status)))).await;
                     if refusal(&status) == Refusal::Later {
                         self.busy.remove(&order.uid);
                         self.retry.get_or_insert_with(|| Instant::now() + RETRY);
@@ -280,25 +262,16 @@ impl<'a> Session<'a> {
             return;
         }
         if let Some(request) = update(self.pods_told.as_ref(), &pods.pods, self.inputs.context.epoch) {
-            let mut client = self.client.clone();
             self.pods_busy = true;
-            let call = async move { Done::Pods(pods.pods, within(client.update_pods(request)).await.map(drop)) };
-            self.calls.push(call.boxed());
+            self.calls.push(errand::pods(self.client.clone(), pods.pods, request).boxed());
         }
     }
 
     /// A new certificate serves the next handshake; this connection goes on.
     fn renew(&mut self) {
         self.renew = None;
-        let (mut client, context, pod) = (self.client.clone(), self.inputs.context.clone(), self.inputs.pod.clone());
-        let call = async move {
-            let due = enroll(&mut client, &context, &pod, When::Due).await.unwrap_or_else(|error| {
-                tracing::warn!(node = %pod.node, %error, "the agent's certificate could not be renewed; trying again");
-                Duration::from_secs(60)
-            });
-            Done::Renewed(due)
-        };
-        self.calls.push(call.boxed());
+        let (context, pod) = (self.inputs.context.clone(), self.inputs.pod.clone());
+        self.calls.push(errand::renew(self.client.clone(), context, pod).boxed());
     }
 }
 
@@ -313,21 +286,4 @@ async fn at(moment: Option<Instant>) {
 fn sync_request(wanted: &Wanted, epoch: u64) -> SyncRequest {
     let unreadable = wanted.unreadable.difference(&wanted.removing).cloned().collect();
     SyncRequest { epoch, uids: wanted.programs.keys().cloned().collect(), unreadable }
-}
-
-/// The report that an agent would make of an order that it did not take.
-fn refused(order: &Order, status: &Status) -> ProgramReport {
-    let (reason, message) = call::reason(status);
-    ProgramReport {
-        uid: order.uid.clone(),
-        namespace: order.namespace.clone(),
-        name: order.name.clone(),
-        generation: order.generation,
-        desired_revision: order.revision.clone(),
-        digest: order.digest.clone(),
-        state: State::Failed as i32,
-        reason: reason.to_string(),
-        message,
-        ..ProgramReport::default()
-    }
 }
