@@ -60,7 +60,7 @@ impl Place {
     /// Builds and pushes the images of operator and agent, and those of all samples.
     pub fn push(&self) -> Result<()> {
         let connection = image::Connection { ca: self.ca.clone(), plain_http: false };
-        let only = ["skep-operator", "skep-agent", "busybox"].map(str::to_owned).to_vec();
+        let only = ["skep-operator", "skep-agent", "busybox", "libc"].map(str::to_owned).to_vec();
         image::Image::Push { only, registry: self.registry.clone(), tag: TAG.into(), connection }.run()?;
         for object in samples()? {
             let name = object.file_stem().unwrap_or_default().to_string_lossy().into_owned();

@@ -7,6 +7,7 @@ mod ci;
 mod cluster;
 mod codegen;
 mod demo;
+mod e2e;
 mod image;
 mod install;
 mod repo;

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{repo, step, vm};
+use crate::{e2e, repo, step, vm};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Level {
@@ -17,9 +17,11 @@ pub enum Level {
     Kernel,
     /// The same on Debian's kernels under QEMU
     Vm,
+    /// A real Kubernetes with the chart installed; needs root
+    Cluster,
 }
 
-const LEVELS: [Level; 3] = [Level::Unit, Level::Kernel, Level::Vm];
+const LEVELS: [Level; 4] = [Level::Unit, Level::Kernel, Level::Vm, Level::Cluster];
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: cargo xtask test --only unit rollout   # the unit tests with `rollout` in their name")]
@@ -62,6 +64,7 @@ impl Level {
             Self::Unit => "unit",
             Self::Kernel => "kernel",
             Self::Vm => "vm",
+            Self::Cluster => "cluster",
         }
     }
 
@@ -69,8 +72,14 @@ impl Level {
     fn obstacle(self) -> Result<Option<String>> {
         Ok(match self {
             Self::Unit => None,
-            Self::Kernel if step::ask(Command::new("id").arg("-u"))? != "0" => Some("needs root".into()),
+            Self::Kernel | Self::Cluster if step::ask(Command::new("id").arg("-u"))? != "0" => {
+                Some("needs root".into())
+            }
             Self::Kernel => None,
+            Self::Cluster if !repo::tool("skep-cluster").is_file() => {
+                Some("the cluster binary is not built: run `cargo xtask setup --only bpf registry cluster`".into())
+            }
+            Self::Cluster => None,
             Self::Vm if repo::find("qemu-system-x86_64").is_none() => {
                 Some("qemu-system-x86_64 is not installed: run `cargo xtask setup --only vm`".into())
             }
@@ -82,12 +91,16 @@ impl Level {
         if self == Self::Vm {
             return vm_level(filter);
         }
+        if self == Self::Cluster {
+            let (passed, failed) = e2e::run(filter)?;
+            return Ok(Count { passed, failed, skipped: 0 });
+        }
         let mut cargo = Command::new("cargo");
         cargo.current_dir(repo::root()).args(["test", "--no-fail-fast"]);
         match self {
             // The kernel crate's integration tests are the kernel level.
             Self::Unit => cargo.args(["--workspace", "--exclude", "skep-kernel"]),
-            Self::Kernel | Self::Vm => cargo.args(["--package", "skep-kernel"]),
+            Self::Kernel | Self::Vm | Self::Cluster => cargo.args(["--package", "skep-kernel"]),
         };
         cargo.arg("--").args(filter);
         if self == Self::Kernel {

@@ -154,7 +154,7 @@ fn pause_image() -> Result<()> {
     let binary = layout::dir().join("pause");
     let source = repo::root().join("xtask/cluster/pause.c");
     ask(Command::new("cc").args(["-static", "-Os", "-s", "-o"]).arg(&binary).arg(source))?;
-    let image = Binary { file: &binary, path: "/pause", user: "65535", links: &[] };
+    let image = Binary { file: &binary, path: "/pause", user: "65535", links: &[], files: Vec::new() };
     write_archive(&image, layout::PAUSE, &layout::dir().join("pause.tar"))
 }
 

@@ -16,6 +16,8 @@ pub struct Binary<'a> {
     pub user: &'a str,
     /// Further names of the same file (busybox's applets), as hard links.
     pub links: &'a [&'a str],
+    /// Further files: on this host, and in the image. A dynamic binary's libraries.
+    pub files: Vec<(std::path::PathBuf, String)>,
 }
 
 /// Writes the image as an OCI archive (a tar of an OCI layout) that knows itself as `reference`.
@@ -58,6 +60,10 @@ fn layer(binary: &Binary<'_>, bytes: &[u8]) -> Result<Vec<u8>> {
     }
     directory(&mut tar, Path::new("tmp"), 0o1777)?;
     add(&mut tar, path, 0o755, bytes)?;
+    for (file, path) in &binary.files {
+        let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+        add(&mut tar, path.trim_start_matches('/'), 0o755, &bytes)?;
+    }
     for link in binary.links {
         let mut header = header(tar::EntryType::Link, 0o755);
         tar.append_link(&mut header, link.trim_start_matches('/'), path)?;

@@ -14,16 +14,16 @@ use layout::{Binary, write_archive};
 #[derive(Debug, clap::Subcommand)]
 #[command(after_help = "Example: cargo xtask image push --registry 10.98.0.1:5000/skep --ca target/cluster/pki/ca.crt")]
 pub enum Image {
-    /// Build the images of the operator and the agent, and a busybox for tests, under target/images
+    /// Build the images of the operator and the agent, and two shells for tests, under target/images
     Build {
         /// Images to build; all when absent
-        #[arg(long, value_parser = ["skep-operator", "skep-agent", "busybox"])]
+        #[arg(long, value_parser = ["skep-operator", "skep-agent", "busybox", "libc"])]
         only: Vec<String>,
     },
     /// Build, then push to a registry
     Push {
         /// Images to push; all when absent
-        #[arg(long, value_parser = ["skep-operator", "skep-agent", "busybox"])]
+        #[arg(long, value_parser = ["skep-operator", "skep-agent", "busybox", "libc"])]
         only: Vec<String>,
         /// Host, port and path in front of the image's name
         #[arg(long)]
@@ -64,7 +64,7 @@ struct Part {
 }
 
 /// The agent is root: it talks to the kernel. Its capabilities are the chart's matter.
-const PARTS: [Part; 3] = [
+const PARTS: [Part; 4] = [
     Part {
         name: "skep-operator",
         binary: Some("skep-operator"),
@@ -90,6 +90,8 @@ const PARTS: [Part; 3] = [
             "/bin/mount",
         ],
     },
+    // For probes on libc: a shell that is not static, with busybox beside it for the rest.
+    Part { name: "libc", binary: None, path: "/bin/sh", user: "0:0", links: &[] },
 ];
 
 impl Image {
@@ -147,19 +149,31 @@ fn build_all(parts: &[&Part]) -> Result<()> {
     if parts.iter().any(|part| part.binary.is_some()) {
         build::binaries()?;
     }
+    let busybox = || repo::find("busybox").context("busybox is missing: run `cargo xtask setup --only cluster`");
     for part in parts {
-        let file = match part.binary {
-            Some(name) => build::binary(name),
-            None => repo::find("busybox").context("busybox is missing: run `cargo xtask setup --only cluster`")?,
+        let (file, files) = match (part.binary, part.name) {
+            (Some(name), _) => (build::binary(name), Vec::new()),
+            (None, "libc") => with_libraries(&busybox()?)?,
+            (None, _) => (busybox()?, Vec::new()),
         };
-        if !is_static(&file)? {
+        if files.is_empty() && !is_static(&file)? {
             bail!("{} is not static, and its image has no libraries", file.display());
         }
-        let binary = Binary { file: &file, path: part.path, user: part.user, links: part.links };
+        let binary = Binary { file: &file, path: part.path, user: part.user, links: part.links, files };
         write_archive(&binary, &format!("skep.dev/{}:dev", part.name), &archive(part))?;
         println!("{}", archive(part).display());
     }
     Ok(())
+}
+
+/// This host's shell and what `ldd` says that it needs, and busybox as `sleep`.
+fn with_libraries(busybox: &Path) -> Result<(PathBuf, Vec<(PathBuf, String)>)> {
+    let shell = std::fs::canonicalize("/bin/sh")?;
+    let needed = step::ask(Command::new("ldd").arg(&shell))?;
+    let libraries = needed.split_whitespace().filter(|word| word.starts_with('/'));
+    let mut files: Vec<(PathBuf, String)> = libraries.map(|path| (PathBuf::from(path), path.to_owned())).collect();
+    files.push((busybox.to_owned(), "/bin/sleep".to_owned()));
+    Ok((shell, files))
 }
 
 /// No program interpreter: `PT_INTERP` names ld.so.

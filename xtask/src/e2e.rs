@@ -1,0 +1,213 @@
+//! The cluster level: Skep installed by its chart on a real API server, kubelet, containerd and registry, used as its
+//! users do: by `kubectl`, `helm` and `kubectl skep`.
+//!
+//! The tests run in order on one installation: each builds on what the ones before have shown.
+
+mod bad_input;
+mod host;
+mod restart;
+mod samples;
+mod trust;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::install::{NAMESPACE, Place, TAG, until};
+use crate::{bpf, build, cluster, install, step};
+
+type Test = fn(&Cluster) -> Result<()>;
+
+const TESTS: &[(&str, Test)] = &[
+    ("install", install),
+    ("samples::xdp_counter", samples::xdp_counter),
+    ("samples::tcx_flows", samples::tcx_flows),
+    ("samples::exec_events", samples::exec_events),
+    ("samples::connect_guard", samples::connect_guard),
+    ("samples::malloc_sizes", samples::malloc_sizes),
+    ("samples::a_changed_global_is_a_new_revision_and_keeps_the_map", samples::changed_global),
+    ("restart::an_agent_killed_while_counting_misses_nothing", restart::agent_killed),
+    ("restart::a_moved_tag_and_a_killed_operator_change_nothing", restart::moved_tag),
+    ("restart::an_api_server_away_for_a_while", restart::api_server_away),
+    ("trust::calls_without_the_right_are_refused", trust::refused),
+    ("bad_input::each_has_its_reason_and_an_event", bad_input::reasons),
+    ("deletion_leaves_nothing", deletion),
+    ("uninstall_leaves_nothing", uninstall),
+];
+
+/// What tests work on.
+pub struct Cluster {
+    pub place: Place,
+    pub before: host::Snapshot,
+}
+
+/// Runs the tests; (passed, failed).
+pub fn run(filter: Option<&str>) -> Result<(u64, u64)> {
+    let started = !install::is_up();
+    if started {
+        cluster::Cluster::Up.run()?;
+    }
+    let place = Place::test_cluster();
+    bpf::build_all()?;
+    build::binaries()?;
+    place.push()?;
+    let cluster = Cluster { place, before: host::Snapshot::take()? };
+    let (mut passed, mut failed) = (0, 0);
+    for (name, test) in TESTS {
+        // The first and the last frame all others.
+        let framing = matches!(*name, "install" | "uninstall_leaves_nothing");
+        if !framing && filter.is_some_and(|filter| !name.contains(filter)) {
+            continue;
+        }
+        let start = Instant::now();
+        match test(&cluster) {
+            Ok(()) => {
+                passed += 1;
+                println!("test {name} ... ok ({:.1} s)", start.elapsed().as_secs_f64());
+            }
+            Err(error) => {
+                failed += 1;
+                println!("test {name} ... FAILED ({:.1} s)\n  {error:#}", start.elapsed().as_secs_f64());
+                cluster.explain();
+                if *name == "install" {
+                    break;
+                }
+            }
+        }
+    }
+    if started {
+        cluster::Cluster::Down.run()?;
+    }
+    Ok((passed, failed))
+}
+
+impl Cluster {
+    pub fn kubectl(&self, args: &[&str]) -> Result<String> {
+        step::ask(&mut self.place.kubectl(args))
+    }
+
+    pub fn json(&self, args: &[&str]) -> Result<Value> {
+        let mut all = args.to_vec();
+        all.extend(["-o", "json"]);
+        serde_json::from_str(&self.kubectl(&all)?).context("kubectl did not print JSON")
+    }
+
+    pub fn skep(&self, args: &[&str]) -> Result<String> {
+        step::ask(&mut self.place.kubectl_skep(args))
+    }
+
+    /// Runs a shell command in a pod.
+    pub fn exec(&self, pod: &str, script: &str) -> Result<String> {
+        self.kubectl(&["exec", pod, "--", "/bin/sh", "-c", script])
+    }
+
+    /// An EbpfProgram of the namespace `default`.
+    pub fn program(&self, name: &str) -> Result<Value> {
+        self.json(&["get", "ebpf", name])
+    }
+
+    pub fn ready(&self, name: &str) -> Result<()> {
+        self.kubectl(&["wait", "--for=condition=Ready", &format!("ebpf/{name}"), "--timeout=30s"]).map(drop)
+    }
+
+    /// The program as its node has it, from EbpfNode.
+    pub fn on_node(&self, name: &str) -> Result<Value> {
+        let nodes = self.json(&["get", "ebpfnodes"])?;
+        let programs = nodes["items"][0]["status"]["programs"].as_array().cloned().unwrap_or_default();
+        programs.into_iter().find(|p| p["name"] == name).with_context(|| format!("no node has {name}"))
+    }
+
+    /// The entries of a map, through the plugin.
+    pub fn dump(&self, name: &str, map: &str) -> Result<Vec<Value>> {
+        let text = self.skep(&["maps", "dump", name, map, "-n", "default", "-o", "json"])?;
+        serde_json::from_str(&text).with_context(|| format!("maps dump printed {text}"))
+    }
+
+    /// The sum of all numbers in the values of a map's entries that `wanted` keeps.
+    pub fn sum(&self, name: &str, map: &str, field: &str, wanted: impl Fn(&Value) -> bool) -> Result<u64> {
+        let entries = self.dump(name, map)?;
+        Ok(entries.iter().filter(|e| wanted(&e["key"])).map(|e| total(&e["value"], field)).sum())
+    }
+
+    /// What a reader of a failed test wants to see.
+    fn explain(&self) {
+        for (what, args) in [
+            ("programs", vec!["get", "ebpf,ebpfnodes,pods", "-A"]),
+            ("operator", vec!["logs", "-n", NAMESPACE, "deployment/skep-operator", "--tail=25"]),
+            ("agent", vec!["logs", "-n", NAMESPACE, "daemonset/skep-agent", "--tail=25"]),
+        ] {
+            let text = self.kubectl(&args).unwrap_or_else(|e| e.to_string());
+            for line in text.lines() {
+                println!("  {what} | {line}");
+            }
+        }
+    }
+}
+
+/// The numbers of a field, over lists (one per CPU); an empty field means the value itself.
+fn total(value: &Value, field: &str) -> u64 {
+    match value {
+        Value::Array(items) => items.iter().map(|v| total(v, field)).sum(),
+        Value::Object(members) if !field.is_empty() => members.get(field).map_or(0, |v| total(v, "")),
+        Value::Object(members) => members.values().map(|v| total(v, "")).sum(),
+        number => number.as_u64().unwrap_or(0),
+    }
+}
+
+fn install(c: &Cluster) -> Result<()> {
+    c.place.helm_install()?;
+    c.kubectl(&["rollout", "status", "deployment/skep-operator", "-n", NAMESPACE, "--timeout=60s"])?;
+    until("the node is reported", Duration::from_secs(30), || {
+        let nodes = c.json(&["get", "ebpfnodes"])?;
+        Ok(nodes["items"][0]["status"]["kernel"]["release"].is_string())
+    })?;
+    let registry = &c.place.registry;
+    for (name, label, image, command) in [
+        ("web", "web", "busybox", "while true; do /bin/sleep 1; done"),
+        ("other", "other", "busybox", "while true; do /bin/sleep 1; done"),
+        ("web-libc", "web", "libc", "while true; do /bin/sleep 1; done"),
+        ("other-libc", "other", "libc", "while true; do /bin/sleep 1; done"),
+    ] {
+        c.place.apply(&format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: default, labels: {{app: {label}}}}}, spec: {{terminationGracePeriodSeconds: 0, \
+             containers: [{{name: main, image: '{registry}/{image}:{TAG}', command: [/bin/sh, -c, '{command}']}}]}}}}"
+        ))?;
+    }
+    c.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s"]).map(drop)
+}
+
+fn deletion(c: &Cluster) -> Result<()> {
+    c.kubectl(&["delete", "ebpf", "--all", "--timeout=30s"])?;
+    until("nothing of the programs is left", Duration::from_secs(15), || {
+        let now = host::Snapshot::take()?;
+        Ok(now.difference(&c.before, host::Except::Files).is_empty())
+    })
+    .with_context(|| leftovers(c, host::Except::Files))
+}
+
+fn uninstall(c: &Cluster) -> Result<()> {
+    // Something must be there for the hook to take away.
+    let manifest = c.place.example("exec-events")?;
+    c.place.apply(&manifest)?;
+    c.ready("exec-events")?;
+    step::ask(&mut c.place.helm(&["uninstall", "skep", "--wait", "--timeout", "180s"]))?;
+    let left = c.json(&["get", "ebpf", "-A"])?;
+    for item in left["items"].as_array().into_iter().flatten() {
+        if item["metadata"]["finalizers"].as_array().is_some_and(|f| !f.is_empty()) {
+            bail!("a finalizer is left on {}", item["metadata"]["name"]);
+        }
+    }
+    c.kubectl(&["delete", "pod", "--all", "--timeout=30s"])?;
+    c.kubectl(&["delete", "crd", "ebpfprograms.skep.dev", "ebpfnodes.skep.dev", "--timeout=30s"])?;
+    c.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=60s"])?;
+    until("the host is as before", Duration::from_secs(15), || {
+        Ok(host::Snapshot::take()?.difference(&c.before, host::Except::ImageCache).is_empty())
+    })
+    .with_context(|| leftovers(c, host::Except::ImageCache))
+}
+
+fn leftovers(c: &Cluster, except: host::Except) -> String {
+    let now = host::Snapshot::take().map(|now| now.difference(&c.before, except)).unwrap_or_default();
+    format!("left behind: {}", now.join(", "))
+}

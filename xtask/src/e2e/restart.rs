@@ -1,0 +1,88 @@
+//! Parts that die and come back.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::Cluster;
+use crate::install::{NAMESPACE, until};
+use crate::step;
+
+/// What must not change: programs and links by their kernel ids.
+fn identity(c: &Cluster, name: &str) -> Result<Value> {
+    let node = c.on_node(name)?;
+    Ok(serde_json::json!([node["functions"], node["hooks"], node["revision"]]))
+}
+
+fn pod(c: &Cluster, component: &str) -> Result<String> {
+    let selector = format!("app.kubernetes.io/component={component}");
+    c.kubectl(&["get", "pod", "-n", NAMESPACE, "-l", &selector, "-o", "jsonpath={.items[0].metadata.name}"])
+}
+
+/// SIGKILL to the process of a binary that runs in this cluster's pods.
+fn kill(binary: &str) -> Result<()> {
+    step::ask(Command::new("pkill").args(["-KILL", "-f", &format!("^/{binary} run")])).map(drop)
+}
+
+fn restarts(c: &Cluster, pod: &str) -> Result<String> {
+    c.kubectl(&["get", "pod", "-n", NAMESPACE, pod, "-o", "jsonpath={.status.containerStatuses[0].restartCount}"])
+}
+
+pub fn agent_killed(c: &Cluster) -> Result<()> {
+    let before = identity(c, "xdp-counter")?;
+    let udp = || c.sum("xdp-counter", "counters", "packets", |key| key["proto"] == 17);
+    let counted = udp()?;
+    let pod = pod(c, "agent")?;
+    let restarted = restarts(c, &pod)?;
+    kill("skep-agent")?;
+    // While nobody is there to look.
+    c.exec("web", "for i in 1 2 3 4 5 6 7; do echo x | /bin/nc -u -w 1 10.98.0.1 9 & done; wait")?;
+    until("the agent was restarted", Duration::from_secs(60), || Ok(restarts(c, &pod)? != restarted))?;
+    until("its maps can be read again", Duration::from_secs(30), || udp().map(|_| true))?;
+    let after = udp()?;
+    ensure!(after >= counted + 7, "7 packets were sent, {counted} became {after}");
+    until("the node reports again", Duration::from_secs(20), || Ok(identity(c, "xdp-counter")? == before))
+        .with_context(|| format!("before {before}\nafter  {:?}", identity(c, "xdp-counter")))
+}
+
+pub fn moved_tag(c: &Cluster) -> Result<()> {
+    let before = identity(c, "tcx-flows")?;
+    let digest = c.program("tcx-flows")?["status"]["image"]["digest"].clone();
+    // The tag now names another program.
+    let connection = crate::image::Connection { ca: c.place.ca.clone(), plain_http: false };
+    let object = crate::bpf::objects().join("xdp-counter.o");
+    let reference = format!("{}/tcx-flows:v1", c.place.registry);
+    crate::image::Image::Bytecode { object, reference: reference.clone(), connection }.run()?;
+    let pod = pod(c, "operator")?;
+    let restarted = restarts(c, &pod)?;
+    kill("skep-operator")?;
+    until("the operator was restarted", Duration::from_secs(60), || Ok(restarts(c, &pod)? != restarted))?;
+    c.kubectl(&["rollout", "status", "deployment/skep-operator", "-n", NAMESPACE, "--timeout=60s"])?;
+    // It leads, which the status of a new program shows.
+    c.place.apply(&c.place.example("exec-events")?.replace("name: exec-events", "name: exec-again"))?;
+    c.ready("exec-again")?;
+    ensure!(c.program("tcx-flows")?["status"]["image"]["digest"] == digest, "the tag was resolved again");
+    ensure!(identity(c, "tcx-flows")? == before, "the node runs something else");
+    c.kubectl(&["delete", "ebpf", "exec-again", "--timeout=20s"])?;
+    let connection = crate::image::Connection { ca: c.place.ca.clone(), plain_http: false };
+    let object = crate::bpf::objects().join("tcx-flows.o");
+    crate::image::Image::Bytecode { object, reference, connection }.run()
+}
+
+pub fn api_server_away(c: &Cluster) -> Result<()> {
+    let before = identity(c, "xdp-counter")?;
+    let stop = |signal: &str| step::ask(Command::new("pkill").args([signal, "-f", "skep-cluster kube-apiserver"]));
+    stop("-STOP")?;
+    std::thread::sleep(Duration::from_secs(60));
+    stop("-CONT")?;
+    until("the API server answers", Duration::from_secs(60), || Ok(c.kubectl(&["get", "node"]).is_ok()))?;
+    until("a change is carried out", Duration::from_secs(90), || {
+        c.place.apply(&c.place.example("exec-events")?.replace("name: exec-events", "name: exec-later"))?;
+        c.ready("exec-later").map(|()| true)
+    })?;
+    c.kubectl(&["delete", "ebpf", "exec-later", "--timeout=30s"])?;
+    ensure!(identity(c, "xdp-counter")? == before, "the node's programs changed");
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! The samples: Ready, and their counters move because of what real pods do, and of those that are selected only.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use super::Cluster;
+use crate::install::until;
+
+fn any(_: &Value) -> bool {
+    true
+}
+
+/// UDP packets from a pod to the node.
+fn talk(c: &Cluster, pod: &str, count: u32) -> Result<()> {
+    let script =
+        format!("i=0; while [ $i -lt {count} ]; do echo hello | /bin/nc -u -w 1 10.98.0.1 9 & i=$((i+1)); done; wait");
+    c.exec(pod, &script).map(drop)
+}
+
+pub fn xdp_counter(c: &Cluster) -> Result<()> {
+    // Pods' own interfaces: the machine's is not the test's to touch.
+    let manifest = c.place.example("xdp-counter")?.replace("primary: true", "match: [\"veth*\"]");
+    c.place.apply(&manifest)?;
+    c.ready("xdp-counter")?;
+    let udp = |c: &Cluster| c.sum("xdp-counter", "counters", "packets", |key| key["proto"] == 17);
+    let before = udp(c)?;
+    talk(c, "web", 5)?;
+    let after = udp(c)?;
+    ensure!(after >= before + 5, "5 packets were sent, {before} became {after}");
+    let node = c.on_node("xdp-counter")?;
+    ensure!(node["hooks"][0]["targets"].as_u64() >= Some(4), "every pod has an interface: {node}");
+    Ok(())
+}
+
+pub fn tcx_flows(c: &Cluster) -> Result<()> {
+    c.place.apply(&c.place.example("tcx-flows")?)?;
+    c.ready("tcx-flows")?;
+    let packets = || c.sum("tcx-flows", "flows", "packets", any);
+    let before = packets()?;
+    let address = |pod: &str| c.kubectl(&["get", "pod", pod, "-o", "jsonpath={.status.podIP}"]);
+    let (web, other) = (address("web")?, address("other")?);
+    let send = |to: &str| {
+        let script = format!("for i in 1 2 3; do echo x | /bin/nc -u -w 1 {to} 9 & done; wait");
+        c.exec("other-libc", &script).or_else(|_| c.exec("web-libc", &script)).or_else(|_| c.exec("other", &script))
+    };
+    send(&other)?;
+    let unselected = packets()?;
+    ensure!(unselected == before, "packets into a pod that is not selected counted: {before} became {unselected}");
+    c.exec("other", &format!("for i in 1 2 3; do echo x | /bin/nc -u -w 1 {web} 9 & done; wait"))?;
+    until("packets into the selected pod are counted", Duration::from_secs(10), || Ok(packets()? >= before + 3))
+}
+
+pub fn exec_events(c: &Cluster) -> Result<()> {
+    c.place.apply(&c.place.example("exec-events")?)?;
+    c.ready("exec-events")?;
+    let count = || c.sum("exec-events", "execs", "", any);
+    let before = count()?;
+    c.exec("web", "for i in 1 2 3 4 5; do /bin/ls / > /dev/null; done")?;
+    let after = count()?;
+    ensure!(after >= before + 5, "5 programs were started, {before} became {after}");
+    Ok(())
+}
+
+pub fn connect_guard(c: &Cluster) -> Result<()> {
+    c.place.apply(&c.place.example("connect-guard")?)?;
+    c.ready("connect-guard")?;
+    let count = || c.sum("connect-guard", "verdicts", "", any);
+    let connect = "for i in 1 2 3; do /bin/nc -w 1 10.98.0.1 1 < /dev/null; done; true";
+    let before = count()?;
+    c.exec("other", connect)?;
+    let unselected = count()?;
+    ensure!(unselected == before, "connections of a pod that is not selected counted: {before} became {unselected}");
+    c.exec("web", connect)?;
+    let after = count()?;
+    ensure!(after >= before + 3, "3 connections were opened, {before} became {after}");
+    Ok(())
+}
+
+/// Two pods of one image share libc's file; only the selected one counts.
+pub fn malloc_sizes(c: &Cluster) -> Result<()> {
+    c.place.apply(&c.place.example("malloc-sizes")?)?;
+    c.kubectl(&["wait", "--for=jsonpath={.status.summary.ready}=1/1", "ebpf/malloc-sizes", "--timeout=30s"])
+        .or_else(|_| c.skep(&["why", "malloc-sizes", "-n", "default"]).and_then(|page| anyhow::bail!("{page}")))?;
+    let count = || c.sum("malloc-sizes", "sizes", "", any);
+    let work = "i=0; while [ $i -lt 50 ]; do x=$(echo abc$i); i=$((i+1)); done";
+    // The selected pod is never quite still: what the other one does must not show in the difference.
+    let quiet = || -> Result<u64> {
+        let start = count()?;
+        c.exec("other-libc", work)?;
+        Ok(count()? - start)
+    };
+    let background = quiet()?;
+    let before = count()?;
+    c.exec("web-libc", work)?;
+    let selected = count()? - before;
+    ensure!(selected > 100 && selected > 4 * background, "selected pod: {selected}, the other one: {background}");
+    Ok(())
+}
+
+pub fn changed_global(c: &Cluster) -> Result<()> {
+    let map_id = || -> Result<Value> {
+        let maps = c.skep(&["maps", "ls", "tcx-flows", "-n", "default", "-o", "json"])?;
+        let maps: Value = serde_json::from_str(&maps)?;
+        let flows =
+            maps.as_array().and_then(|m| m.iter().find(|m| m["name"] == "flows" || m["map"] == "flows")).cloned();
+        Ok(flows.map(|m| m["id"].clone()).unwrap_or_default())
+    };
+    let before = c.program("tcx-flows")?["status"]["revision"].clone();
+    let (id, packets) = (map_id()?, c.sum("tcx-flows", "flows", "packets", any)?);
+    ensure!(id.is_number(), "maps ls names no id");
+    c.place.apply(&c.place.example("tcx-flows")?.replace("sample_rate: 1", "sample_rate: 2"))?;
+    until("the new revision is Ready", Duration::from_secs(20), || {
+        let now = c.program("tcx-flows")?;
+        Ok(now["status"]["revision"] != before && now["status"]["summary"]["ready"] == "1/1")
+    })?;
+    ensure!(map_id()? == id, "the map was not kept");
+    ensure!(c.sum("tcx-flows", "flows", "packets", any)? >= packets, "its contents were not kept");
+    Ok(())
+}
