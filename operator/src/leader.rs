@@ -19,6 +19,9 @@ pub const DURATION: Duration = Duration::from_secs(15);
 pub const RENEW: Duration = Duration::from_secs(5);
 /// Without a renewal for this long the holder stops.
 pub const DEADLINE: Duration = Duration::from_secs(10);
+/// A renewal may take this long, and is tried again so soon.
+const ATTEMPT: Duration = Duration::from_secs(3);
+const RETRY: Duration = Duration::from_secs(1);
 
 /// A Lease as it was last seen to change.
 #[derive(Clone, Debug)]
@@ -139,16 +142,17 @@ impl Elector {
 
     /// Renews until the Lease is lost.
     pub async fn hold(&mut self) {
-        let mut renewed = Instant::now();
+        let (mut renewed, mut wait) = (Instant::now(), RENEW);
         loop {
-            tokio::time::sleep(RENEW).await;
-            match tokio::time::timeout(DEADLINE - RENEW, self.attempt()).await {
-                Ok(Ok(Some(_))) => renewed = Instant::now(),
+            tokio::time::sleep(wait).await;
+            wait = RETRY;
+            match tokio::time::timeout(ATTEMPT, self.attempt()).await {
+                Ok(Ok(Some(_))) => (renewed, wait) = (Instant::now(), RENEW),
                 Ok(Ok(None)) => return tracing::warn!("another operator has taken the Lease"),
                 Ok(Err(error)) => tracing::warn!(%error, "the Lease cannot be renewed"),
                 Err(_) => tracing::warn!("the API server does not answer about the Lease"),
             }
-            if renewed.elapsed() >= DEADLINE {
+            if renewed.elapsed() + RETRY >= DEADLINE {
                 return tracing::error!("the Lease could not be renewed in time");
             }
         }

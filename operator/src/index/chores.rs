@@ -7,8 +7,9 @@ use k8s_openapi::jiff::Timestamp;
 use skep_crds::condition::READY;
 use skep_crds::{Condition, EbpfNodeStatus, EbpfProgramStatus, FINALIZER, Reason};
 
+use super::images::ImageState;
 use super::nodes::Link;
-use super::programs::{Entry, ImageState};
+use super::programs::Entry;
 use super::{DELETION, Index, Key, NODE_WRITES, SETTLING, WRITE_RETRY};
 use crate::nodestatus;
 use crate::rollup::{Image, Standing, View, rollup};

@@ -7,6 +7,7 @@
 //! Cost: an event about one program costs its nodes, one about a node its programs; at rest nothing happens.
 
 mod chores;
+mod images;
 mod nodes;
 mod programs;
 
@@ -83,6 +84,7 @@ pub struct Index {
     dirty: BTreeSet<Key>,
     later: BTreeSet<(Instant, Key)>,
     requests: Vec<Request>,
+    /// What to ask next about an image, by uid, when its time comes.
     retries: BTreeMap<String, Request>,
 }
 
@@ -122,7 +124,7 @@ impl Index {
                 self.all_dirty();
             }
             Event::Agents(agents) => self.agents(&agents),
-            Event::News(news) => self.news(news),
+            Event::News(news) => self.news(news, now),
             Event::Image(request, answer) => self.image(*request, answer, now),
         }
     }

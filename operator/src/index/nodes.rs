@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use skep_crds::EbpfNodeStatus;
+use skep_crds::{EbpfNodeStatus, Reason};
 use skep_proto::v1::{Node, ProgramReport};
 
 use super::{Index, Key};
@@ -125,7 +125,7 @@ impl Index {
         });
     }
 
-    pub(super) fn news(&mut self, news: News) {
+    pub(super) fn news(&mut self, news: News, now: Instant) {
         let name = news.node;
         let Some(entry) = self.nodes.get_mut(&name) else { return };
         match news.what {
@@ -141,8 +141,13 @@ impl Index {
                 self.dirty_programs_of(&name);
             }
             What::Report(report) => {
-                self.dirty.insert(Key::Program(report.uid.clone()));
-                entry.reports.insert(report.uid.clone(), *report);
+                let uid = report.uid.clone();
+                let refused = report.reason == Reason::ImageUnauthorized.as_str();
+                entry.reports.insert(uid.clone(), *report);
+                if refused {
+                    self.refused_by_registry(&uid, now);
+                }
+                self.dirty.insert(Key::Program(uid));
             }
             What::Gone(uid) => {
                 entry.reports.remove(&uid);

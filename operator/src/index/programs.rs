@@ -9,19 +9,10 @@ use kube::core::{DeserializeGuard, error_boundary::InvalidObject};
 use skep_crds::condition::READY;
 use skep_crds::{ConditionStatus, EbpfProgram, FINALIZER, ImageSource};
 
+use super::images::ImageState;
 use super::{DELETION, Index, Key};
 use crate::assign::assign;
 use crate::fleet::Order;
-use crate::image::{Problem, Request, Resolution, backoff};
-
-/// What became of a program's image.
-#[derive(Debug, Default)]
-pub(super) enum ImageState {
-    #[default]
-    Resolving,
-    Resolved(Resolution),
-    Failed(Problem),
-}
 
 /// One program.
 #[derive(Debug)]
@@ -29,7 +20,7 @@ pub(super) struct Entry {
     pub guard: Result<EbpfProgram, InvalidObject>,
     pub image: ImageState,
     /// What was last asked for.
-    asked: Option<(ImageSource, i64)>,
+    pub asked: Option<(ImageSource, i64)>,
     /// The nodes that should run it.
     pub nodes: BTreeSet<String>,
     pub order: Option<Arc<Order>>,
@@ -140,64 +131,6 @@ impl Index {
             entry.placed.insert(node.into());
             self.board.wanted(node, |wanted| wanted.removing.insert(uid.into()));
         }
-    }
-
-    /// Asks for the image, if it is another than the one asked for.
-    fn ask(&mut self, uid: &str) {
-        let Some(entry) = self.programs.get_mut(uid) else { return };
-        let Ok(object) = &entry.guard else { return };
-        let (image, generation) = (&object.spec.image, object.metadata.generation.unwrap_or_default());
-        let before = entry.asked.as_ref().is_some_and(|(asked, at)| match &entry.image {
-            // After a failure every change of the object is a reason to ask again.
-            ImageState::Failed(_) => asked == image && *at == generation,
-            ImageState::Resolving | ImageState::Resolved(_) => asked == image,
-        });
-        if before {
-            return;
-        }
-        let resolved = object.status.as_ref().and_then(|status| status.image.as_ref());
-        let status =
-            resolved.filter(|resolved| resolved.reference == image.reference).map(|image| image.digest.clone());
-        let known = match &entry.image {
-            ImageState::Resolved(known) if known.reference == image.reference => Some(known.digest.clone()),
-            _ => status,
-        };
-        let request = Request {
-            uid: uid.into(),
-            namespace: object.metadata.namespace.clone().unwrap_or_default(),
-            generation,
-            image: image.clone(),
-            known,
-            failures: 0,
-        };
-        if !matches!(&entry.image, ImageState::Resolved(known) if known.reference == image.reference) {
-            entry.image = ImageState::Resolving;
-        }
-        entry.asked = Some((image.clone(), generation));
-        self.retries.remove(uid);
-        self.requests.push(request);
-    }
-
-    pub(super) fn image(&mut self, request: Request, answer: Result<Resolution, Problem>, now: Instant) {
-        let Some(entry) = self.programs.get_mut(&request.uid) else { return };
-        // An answer to a question of before.
-        if entry.asked != Some((request.image.clone(), request.generation)) || entry.deleting.is_some() {
-            return;
-        }
-        match answer {
-            Ok(resolution) => entry.image = ImageState::Resolved(resolution),
-            Err(problem) => {
-                // Programs of one registry do not ask all at once.
-                let spread = f32::from(request.uid.bytes().fold(0, u8::wrapping_add)) / 255.0;
-                let wait = backoff(&problem, request.failures, spread);
-                entry.image = ImageState::Failed(problem);
-                let again = Request { failures: request.failures.saturating_add(1), ..request.clone() };
-                self.wake(now + wait, Key::Image(request.uid.clone()));
-                self.retries.insert(request.uid.clone(), again);
-            }
-        }
-        self.reassign(&request.uid);
-        self.dirty.insert(Key::Program(request.uid));
     }
 
     /// Decides anew for which nodes a program is meant, and how.

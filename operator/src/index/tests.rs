@@ -208,3 +208,29 @@ fn a_list_again_shows_what_is_gone() {
     world.handle(Event::ProgramsEnd);
     assert_eq!(world.wanted("a").programs.keys().collect::<Vec<_>>(), ["uid-flows"]);
 }
+
+#[test]
+fn secrets_are_read_again_after_a_node_was_refused() {
+    let mut private = program("flows");
+    private.spec.image.pull_secrets = serde_json::from_value(json!([{"name": "regcred"}])).unwrap();
+    let mut world = World::new(vec![DeserializeGuard(Ok(private))]);
+    world.resolve();
+    world.connected("a");
+    let revision = world.wanted("a").programs["uid-flows"].clone().unwrap().revision.clone();
+    world.chores();
+    world.news("a", What::Report(Box::new(report(&revision, State::Failed, "ImageUnauthorized", "refused"))));
+    world.chores();
+    assert_eq!(world.index.take_requests(), [], "not at once");
+    world.now += Duration::from_secs(10);
+    let dirty = world.index.take_dirty(world.now);
+    world.index.dirty.extend(dirty);
+    world.chores();
+    let requests = world.index.take_requests();
+    assert_eq!((requests.len(), requests[0].known.as_deref()), (1, Some(DIGEST)));
+    let credentials = vec![skep_proto::v1::RegistryCredential::default()];
+    let answer = Resolution { reference: requests[0].image.reference.clone(), digest: DIGEST.into(), credentials };
+    world.handle(Event::Image(Box::new(requests[0].clone()), Ok(answer)));
+    assert_eq!(world.wanted("a").programs["uid-flows"].clone().unwrap().credentials.len(), 1);
+    let again = (world.now + Duration::from_secs(20), Key::Image("uid-flows".into()));
+    assert!(world.index.later.contains(&again), "and again, as long as it is refused");
+}
