@@ -6,7 +6,7 @@
 //! delays no other.
 //!
 //! The way of the data: [`watch`] and [`fleet`] tell the [`index`] what happened; the index decides without I/O, by the
-//! pure functions of [`assign`], [`rollup`] and [`nodestatus`]; orders go to the fleet's board, and chores to [`write`].
+//! pure functions of [`assign`], [`rollup`] and [`nodestatus`]; orders go to the fleet's board, and chores to [`mod@write`].
 
 pub mod assign;
 pub mod certs;

@@ -73,7 +73,7 @@ pub enum What {
     Report(Box<ProgramReport>),
     /// Nothing is left of a program.
     Gone(String),
-    /// It has not answered for [`node::SILENCE`]; why.
+    /// It has not answered for 30 s; why.
     Unreachable(String),
 }
 

@@ -77,7 +77,14 @@ async fn reach(inputs: &Inputs, backoff: &mut Backoff, heard: Instant, unreachab
         };
         match result {
             Ok(connected) => return connected,
-            Err(error) => why = error.to_string(),
+            Err(error) => {
+                let error = error.to_string();
+                // Said once, not at every attempt.
+                if error != why {
+                    tracing::info!(node = %inputs.pod.node, %error, "no connection to the agent; trying again");
+                }
+                why = error;
+            }
         }
     }
 }
@@ -85,10 +92,8 @@ async fn reach(inputs: &Inputs, backoff: &mut Backoff, heard: Instant, unreachab
 /// One attempt; after a failure, the wait before the next.
 async fn attempt(inputs: &Inputs, backoff: &mut Backoff) -> Result<(Client, Duration), ConnectError> {
     let result = connect(&inputs.context, &inputs.pod).await;
-    if let Err(error) = &result {
-        let wait = backoff.next(fastrand::f32());
-        tracing::info!(node = %inputs.pod.node, %error, ?wait, "no connection to the agent");
-        sleep(wait).await;
+    if result.is_err() {
+        sleep(backoff.next(fastrand::f32())).await;
     }
     result
 }
