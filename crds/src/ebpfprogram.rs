@@ -100,7 +100,7 @@ fn maps(generator: &mut SchemaGenerator) -> Schema {
 
 /// A set: the API server itself refuses two equal entries, which a rule could only do at the square of their number.
 fn attach(generator: &mut SchemaGenerator) -> Schema {
-    let mut entry = generator.subschema_for::<Attach>();
-    entry.insert("x-kubernetes-map-type".into(), "atomic".into());
-    json_schema!({ "type": "array", "minItems": 1, "maxItems": 32, "x-kubernetes-list-type": "set", "items": entry })
+    // Atomic: server-side apply cannot merge a list of maps without keys, and refuses the whole object.
+    let entry = generator.subschema_for::<Attach>();
+    json_schema!({ "type": "array", "minItems": 1, "maxItems": 32, "x-kubernetes-list-type": "atomic", "items": entry })
 }
