@@ -83,6 +83,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
             pods,
             epoch: Mutex::new(Epoch::open(&config.places.state_dir)),
             features: features(&config.places.bpffs),
+            cancel: cancel.clone(),
         }),
         inspector: Arc::new(InspectorService {
             shared: shared.clone(),

@@ -16,6 +16,7 @@ use skep_proto::v1::{
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
 use super::caller::{Caller, caller};
@@ -44,6 +45,8 @@ pub struct AgentService {
     pub pods: watch::Sender<Pods>,
     pub epoch: Mutex<Epoch>,
     pub features: Vec<Feature>,
+    /// Ends the streams when the agent stops.
+    pub cancel: CancellationToken,
 }
 
 impl AgentService {
@@ -193,8 +196,9 @@ impl Agent for AgentService {
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         self.operator_only(&request)?;
         let (sender, receiver) = mpsc::channel(WATCH_QUEUE);
-        // Ends with the client, whose receiver is then gone; at the latest with the next heartbeat.
-        tokio::spawn(forward(self.shared.clone(), sender));
+        // Ends with the client, whose receiver is then gone (at the latest with the next heartbeat), or with the agent.
+        let (shared, cancel) = (self.shared.clone(), self.cancel.clone());
+        tokio::spawn(async move { cancel.run_until_cancelled(forward(shared, sender)).await });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
