@@ -2,8 +2,9 @@
 
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
+use crate::setup::Setup;
 use crate::{repo, step, test};
 
 pub fn run() -> Result<()> {
@@ -12,14 +13,14 @@ pub fn run() -> Result<()> {
         cargo.current_dir(repo::root()).args(words);
         cargo
     };
+    Setup::all().run()?;
     step::run("cargo fmt", &mut cargo(&["fmt", "--all", "--check"]))?;
     let clippy = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
     step::run("cargo clippy", &mut cargo(&clippy))?;
+    let mut doc = cargo(&["doc", "--workspace", "--no-deps"]);
+    step::run("cargo doc", doc.env("RUSTDOCFLAGS", "-D warnings"))?;
     step::run("codegen is current", &mut cargo(&["xtask", "codegen", "--check"]))?;
     let deny = repo::tool("cargo-deny");
-    if !deny.is_file() {
-        bail!("{} is missing: run `cargo xtask setup --only build`", deny.display());
-    }
     let mut check = Command::new(deny);
     check.current_dir(repo::root()).args(["--offline", "check", "licenses", "bans"]);
     step::run("cargo deny", &mut check)?;

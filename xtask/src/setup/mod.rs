@@ -39,6 +39,11 @@ const CARGO_DENY: &str = "0.20.2";
 const HELM: &str = "v4.3.1";
 
 impl Setup {
+    /// What everything needs.
+    pub fn all() -> Self {
+        Self { only: Vec::new() }
+    }
+
     /// What these levels need.
     pub fn levels(levels: &[Level]) -> Self {
         Self { only: levels.to_vec() }
