@@ -10,11 +10,11 @@ use serde_json::{Map, Value};
 
 use crate::validate::Violation;
 
-/// Drops nulls of object members, as the API server does before it validates (no schema here is nullable).
+/// Drops nulls of the members that `schema` knows, as the API server does before it validates (no schema here is nullable).
 pub fn drop_nulls(schema: &Value, value: &mut Value) {
     match value {
         Value::Object(members) => {
-            members.retain(|_, member| !member.is_null());
+            members.retain(|name, member| !member.is_null() || member_schema(schema, name).is_none());
             for (name, member) in members {
                 if let Some(below) = member_schema(schema, name) {
                     drop_nulls(below, member);
@@ -30,7 +30,56 @@ pub fn drop_nulls(schema: &Value, value: &mut Value) {
     }
 }
 
-/// Everything that `value`, found at `path`, breaks in `schema`.
+/// The fields of `value` that `schema` does not know. A list where an object belongs knows none, and the reverse.
+pub fn unknown_fields(schema: &Value, value: &Value, path: &str, found: &mut Vec<Violation>) {
+    if schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) {
+        return;
+    }
+    match value {
+        Value::Object(members) => {
+            for (name, member) in members {
+                let at = join(path, name);
+                match member_schema(schema, name) {
+                    Some(below) => unknown_fields(below, member, &at, found),
+                    None => found.push(Violation::new(&at, format!("unknown field {at:?}"))),
+                }
+            }
+        }
+        Value::Array(items) => {
+            let below = schema.get("items").unwrap_or(&Value::Null);
+            for (index, item) in items.iter().enumerate() {
+                unknown_fields(below, item, &format!("{path}[{index}]"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Whether the API server runs no CEL rule on an object with this violation: one that lacks a field, or has a value of the
+/// wrong type, out of an enum or over a length, could make a rule fail or cost too much.
+pub fn hides_rules(violation: &Violation) -> bool {
+    let words = &violation.message;
+    let kinds = ["Required value", "Unsupported value", "Too long", "Too many"];
+    kinds.iter().any(|kind| words.starts_with(kind)) || words.contains(" in body must be of type ")
+}
+
+/// Writes `1.0` as `1`, as the API server stores it.
+pub fn whole_numbers(value: &mut Value) {
+    // Every whole number up to here is exact in a double.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            if let Some(float) = number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() <= EXACT) {
+                *value = Value::from(float as i64);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(members) => members.values_mut().for_each(whole_numbers),
+        _ => {}
+    }
+}
+
+/// Everything that `value`, found at `path`, breaks in `schema`, unknown fields aside.
 pub fn check(schema: &Value, value: &Value, path: &str, found: &mut Vec<Violation>) {
     let before = found.len();
     check_type(schema, value, path, found);
@@ -87,13 +136,9 @@ fn check_object(schema: &Value, members: &Map<String, Value>, path: &str, found:
         }
     }
     check_count(schema, ["minProperties", "maxProperties"], "properties", members.len(), path, found);
-    let open = schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
     for (name, member) in members {
-        let at = join(path, name);
-        match member_schema(schema, name) {
-            Some(below) => check(below, member, &at, found),
-            None if open => {}
-            None => found.push(Violation::new(&at, format!("unknown field {at:?}"))),
+        if let Some(below) = member_schema(schema, name) {
+            check(below, member, &join(path, name), found);
         }
     }
 }

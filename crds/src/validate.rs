@@ -1,7 +1,8 @@
 //! An API server's verdict on a manifest, without an API server.
 //!
-//! Guarantees: reads the same schema and the same rules that the cluster has, in the same order: unknown fields and
-//! structure first, and only if these are sound the CEL rules; whole messages are compared in tests.
+//! Guarantees: reads the same schema and the same rules that the cluster has, in the same order: unknown fields, which hide
+//! everything else, then names and structure, then the CEL rules unless the structure forbids to run them. The cluster
+//! level compares whole messages with those of a real API server.
 //!
 //! Caveat: regular expressions are Rust's here and RE2's there; the patterns in use mean the same in both.
 
@@ -60,16 +61,30 @@ pub fn manifest(manifest: &Value) -> Result<EbpfProgram, Vec<Violation>> {
     if let Some(members) = value.as_object_mut() {
         members.remove("status");
     }
-    let mut found = identity(&value);
+    structural::whole_numbers(&mut value);
     let rules = &*RULES;
-    structural::drop_nulls(&rules.schema, &mut value);
+    let found = identity(&value);
+    if !found.is_empty() {
+        return Err(found);
+    }
+    let metadata = value.get("metadata").filter(|given| !given.is_null()).cloned().unwrap_or(json!({}));
+    let known: ObjectMeta = serde_json::from_value(metadata.clone())
+        .map_err(|error| vec![Violation::new("metadata", format!("Invalid value: {error}"))])?;
     let mut body = value.clone();
     if let Some(members) = body.as_object_mut() {
         ["apiVersion", "kind", "metadata"].iter().for_each(|name| drop(members.remove(*name)));
     }
+    let mut found: Vec<Violation> = unknown_members(&metadata).collect();
+    structural::unknown_fields(&rules.schema, &body, "", &mut found);
+    if !found.is_empty() {
+        return Err(found);
+    }
+    structural::drop_nulls(&rules.schema, &mut value);
+    structural::drop_nulls(&rules.schema, &mut body);
+    let mut found = names(&known);
     structural::check(&rules.schema, &body, "", &mut found);
-    if found.is_empty() {
-        found = broken_rules(rules, &value);
+    if !found.iter().any(structural::hides_rules) {
+        found.extend(broken_rules(rules, &value));
     }
     if !found.is_empty() {
         return Err(found);
@@ -104,50 +119,54 @@ fn at<'v>(value: &'v Value, path: &str) -> Option<&'v Value> {
     value.pointer(if path.is_empty() { "" } else { &pointer })
 }
 
-/// What an API server checks of every object, whatever its schema.
+/// Which kind of object it is: what comes before any schema.
 fn identity(value: &Value) -> Vec<Violation> {
-    let mut found = vec![];
     let wanted = [("apiVersion", API_VERSION), ("kind", "EbpfProgram")];
-    for (field, wanted) in wanted {
-        match value.get(field) {
-            None => found.push(Violation::new(field, "Required value")),
-            Some(given) if given != wanted => {
-                let text = format!("Unsupported value: {given}: supported values: {wanted:?}");
-                found.push(Violation::new(field, text));
+    let wrong = wanted.into_iter().filter_map(|(field, wanted)| match value.get(field) {
+        None | Some(Value::Null) => Some(Violation::new(field, "Required value")),
+        Some(given) if given != wanted => {
+            Some(Violation::new(field, format!("Unsupported value: {given}: supported values: {wanted:?}")))
+        }
+        Some(_) => None,
+    });
+    wrong.collect()
+}
+
+/// What an API server checks of the names of every object.
+fn names(metadata: &ObjectMeta) -> Vec<Violation> {
+    let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_label =
+        |part: &str| part.starts_with(letter) && part.ends_with(letter) && part.chars().all(|c| letter(c) || c == '-');
+    let mut found = vec![];
+    match metadata.name.as_deref() {
+        None | Some("") => {
+            found.push(Violation::new("metadata.name", "Required value: name or generateName is required"));
+        }
+        Some(name) => {
+            if name.len() > 253 {
+                found.push(invalid("metadata.name", name, "must be no more than 253 characters"));
             }
-            Some(_) => {}
+            if !name.split('.').all(is_label) {
+                found.push(invalid("metadata.name", name, NO_SUBDOMAIN));
+            }
         }
     }
-    let metadata = value.get("metadata").cloned().unwrap_or(json!({}));
-    match serde_json::from_value::<ObjectMeta>(metadata.clone()) {
-        Err(error) => found.push(Violation::new("metadata", format!("Invalid value: {error}"))),
-        Ok(known) => found.extend(names(&known).chain(unknown_members(&metadata))),
+    if let Some(namespace) = metadata.namespace.as_deref() {
+        if namespace.len() > 63 {
+            found.push(invalid("metadata.namespace", namespace, "must be no more than 63 characters"));
+        }
+        if !is_label(namespace) {
+            found.push(invalid("metadata.namespace", namespace, NO_LABEL));
+        }
     }
     found
 }
 
-fn names(metadata: &ObjectMeta) -> impl Iterator<Item = Violation> {
-    let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let is_label = move |part: &str| {
-        part.starts_with(label) && part.ends_with(label) && part.chars().all(|c| label(c) || c == '-')
-    };
-    let name = match metadata.name.as_deref() {
-        None | Some("") => Some(Violation::new("metadata.name", "Required value: name or generateName is required")),
-        Some(name) if name.len() <= 253 && name.split('.').all(is_label) => None,
-        Some(name) => Some(Violation::new(
-            "metadata.name",
-            format!(
-                "Invalid value: {name:?}: a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com')"
-            ),
-        )),
-    };
-    let namespace = metadata.namespace.as_deref().filter(|name| name.len() > 63 || !is_label(name)).map(|name| {
-        Violation::new(
-            "metadata.namespace",
-            format!("Invalid value: {name:?}: a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name')"),
-        )
-    });
-    name.into_iter().chain(namespace)
+const NO_SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const NO_LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
+
+fn invalid(path: &str, given: &str, why: &str) -> Violation {
+    Violation::new(path, format!("Invalid value: {given:?}: {why}"))
 }
 
 fn unknown_members(metadata: &Value) -> impl Iterator<Item = Violation> {

@@ -4,85 +4,14 @@
 //! The table is data, so that the same rows can be applied to a real API server. See its head for the format.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod table;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 use skep_crds::{Violation, validate};
 
-#[derive(Deserialize)]
-struct Table {
-    base: Value,
-    rows: Vec<Row>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Row {
-    #[serde(rename = "for")]
-    constraints: Vec<String>,
-    refused: BTreeMap<String, Value>,
-    says: Vec<String>,
-    accepted: BTreeMap<String, Value>,
-}
-
-fn table() -> Table {
-    serde_yaml_ng::from_str(include_str!("bad_manifests.yaml")).unwrap()
-}
-
-/// `base` with `value` put at each path such as `spec.programs[0].attach[0]`; null removes.
-fn patched(base: &Value, patch: &BTreeMap<String, Value>) -> Value {
-    let mut manifest = base.clone();
-    for (path, value) in patch {
-        let parts: Vec<&str> = path.split(['.', '[']).map(|part| part.trim_end_matches(']')).collect();
-        let (last, parents) = parts.split_last().unwrap();
-        let mut place = &mut manifest;
-        for part in parents {
-            place = child(place, part);
-        }
-        match (expanded(value), place) {
-            (Value::Null, Value::Object(members)) => drop(members.remove(*last)),
-            (value, place) => *child(place, last) = value,
-        }
-    }
-    manifest
-}
-
-fn child<'v>(place: &'v mut Value, part: &str) -> &'v mut Value {
-    match part.parse::<usize>() {
-        Ok(index) => {
-            let items = place.as_array_mut().unwrap();
-            if index == items.len() {
-                items.push(Value::Null);
-            }
-            &mut items[index]
-        }
-        Err(_) => &mut place[part],
-    }
-}
-
-/// `{$times: 3, $text: ab}` is `ababab`; with `$list` a list, with `$map` a map; `#` in an item counts.
-fn expanded(value: &Value) -> Value {
-    let counted = |value: &Value, n: u64| -> Value {
-        serde_json::from_str(&expanded(value).to_string().replace('#', &n.to_string())).unwrap()
-    };
-    match value {
-        Value::Object(members) if members.contains_key("$times") => {
-            let times = members["$times"].as_u64().unwrap();
-            if let Some(text) = members.get("$text") {
-                return text.as_str().unwrap().repeat(times as usize).into();
-            }
-            if let Some(item) = members.get("$list") {
-                return (0..times).map(|n| counted(item, n)).collect();
-            }
-            let item = &members["$map"];
-            (0..times).map(|n| (format!("k{n}"), counted(item, n))).collect()
-        }
-        Value::Object(members) => members.iter().map(|(name, member)| (name.clone(), expanded(member))).collect(),
-        Value::Array(items) => items.iter().map(expanded).collect(),
-        scalar => scalar.clone(),
-    }
-}
+use table::{Row, Table, table};
 
 /// Each constraint of the schema under a name, with the schema paths where it stands. Equal constraints of fields of the
 /// same name (the pod selector of seven kinds of hook) are one.
@@ -194,13 +123,13 @@ fn each_row_is_refused_in_these_words_and_accepted_without_the_mistake() {
     let constraints = constraints();
     let mut wrong = vec![];
     for row in rows {
-        let refused = validate::manifest(&patched(&base, &row.refused)).err().unwrap_or_default();
+        let refused = validate::manifest(&row.refused(&base)).err().unwrap_or_default();
         let said: Vec<String> = refused.iter().map(ToString::to_string).collect();
         if said != row.says {
-            wrong.push(format!("{:?}\n  refused: {:?}\n  says: {}", row.constraints, row.refused, json!(said)));
+            wrong.push(format!("{:?}\n  refused: {}\n  says: {}", row.constraints, row.refused(&base), json!(said)));
         }
-        if let Err(said) = validate::manifest(&patched(&base, &row.accepted)) {
-            wrong.push(format!("{:?}\n  accepted: {:?}\n  is refused: {said:?}", row.constraints, row.accepted));
+        if let Err(said) = validate::manifest(&row.accepted(&base)) {
+            wrong.push(format!("{:?}\n  accepted: {}\n  is refused: {said:?}", row.constraints, row.accepted(&base)));
         }
         for constraint in &row.constraints {
             match constraints.get(constraint) {
@@ -213,6 +142,19 @@ fn each_row_is_refused_in_these_words_and_accepted_without_the_mistake() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_row_that_differs_by_mode_says_something_else_there() {
+    for Row { constraints, says, prunes, differs, .. } in table().rows {
+        let unknown = says.iter().all(|message| message.starts_with("unknown field"));
+        assert_eq!(prunes, unknown, "{constraints:?}: unknown fields are pruned, nothing else is");
+        assert!(prunes || differs.warn.is_none(), "{constraints:?}: what else would differ with a warning?");
+        for words in [differs.create, differs.warn, differs.apply].into_iter().flatten() {
+            assert!(!words.is_empty() && words != says, "{constraints:?}: no difference");
+        }
+        assert!(differs.apply_of_accepted.is_none_or(|words| !words.is_empty()), "{constraints:?}: no words");
+    }
 }
 
 #[test]
