@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod host;
+mod manifests;
 mod restart;
 mod samples;
 mod trust;
@@ -21,6 +22,7 @@ type Test = fn(&Cluster) -> Result<()>;
 
 const TESTS: &[(&str, Test)] = &[
     ("install", install),
+    ("bad_manifests_get_the_same_verdict_everywhere", manifests::same_verdict),
     ("samples::xdp_counter", samples::xdp_counter),
     ("samples::tcx_flows", samples::tcx_flows),
     ("samples::exec_events", samples::exec_events),
