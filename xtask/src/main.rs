@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 //! `cargo xtask`: everything that is done to the repository and is not `cargo build`.
 
+mod bench;
 mod bpf;
 mod build;
 mod ci;
@@ -37,6 +38,8 @@ enum Xtask {
     Cluster(cluster::Cluster),
     /// Show a program from a registry count real packets on a real node
     Demo(demo::Demo),
+    /// Measure Skep on this machine
+    Bench(bench::Bench),
     /// Write the generated files: CRDs, gRPC code
     Codegen(codegen::Codegen),
 }
@@ -60,6 +63,7 @@ fn run() -> anyhow::Result<()> {
         Xtask::Image(command) => command.run(),
         Xtask::Cluster(command) => command.run(),
         Xtask::Demo(command) => command.run(),
+        Xtask::Bench(command) => command.run(),
         Xtask::Codegen(command) => command.run(),
     }
 }

@@ -1,0 +1,151 @@
+//! On the test cluster, when Skep is installed there: from an object in the API server to Ready.
+//!
+//! One `kubectl get --watch` sees both ends: the object's first line and its Ready line come the same way, so neither
+//! kubectl's start nor the watch's delay is in the time between them.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::figure::{Aim, Figure, skipped};
+use super::{compile, median, percentile, rss_mib};
+use crate::image::{Connection, Image};
+use crate::install::{self, NAMESPACE, Place};
+use crate::step;
+
+pub const NAMES: &[&str] = &["apply_to_ready_ms_p50", "apply_to_ready_ms_p99", "operator_rss_idle_mib"];
+const PROGRAMS: usize = 50;
+const SAMPLES: usize = 5;
+const PATIENCE: Duration = Duration::from_secs(30);
+const COLUMNS: &str = "custom-columns=NAME:.metadata.name,READY:.status.conditions[?(@.type=='Ready')].status";
+
+pub fn measure() -> Result<Vec<Figure>> {
+    if let Some(reason) = obstacle() {
+        return Ok(skipped(NAMES, &reason));
+    }
+    let place = Place::test_cluster();
+    // Before the programs: idle.
+    let operator = operator_rss()?;
+    let bench = Bench::start(&place)?;
+    let reference = bench.push()?;
+    bench.apply("warm", &reference)?;
+    let mut times = Vec::new();
+    for i in 0..PROGRAMS {
+        times.push(bench.apply(&format!("p{i}"), &reference)?.as_secs_f64() * 1e3);
+    }
+    let note = format!(
+        "{PROGRAMS} in turn, one node, cgroupSockAddr on a cgroup (xdp takes one per interface), image cached; first line to Ready line of one watch"
+    );
+    Ok(vec![
+        Figure::new(NAMES[0], percentile(&times, 50), "ms", Aim::None, note),
+        Figure::new(NAMES[1], percentile(&times, 99), "ms", Aim::None, format!("of {} the slowest", times.len())),
+        Figure::new(NAMES[2], operator, "MiB", Aim::None, "VmRSS of the process, before the programs above"),
+    ])
+}
+
+fn obstacle() -> Option<String> {
+    if !install::is_up() {
+        return Some("no cluster runs here: start one with `cargo xtask cluster up`".into());
+    }
+    let wait = ["wait", "--for=condition=Available", "deployment/skep-operator", "-n", NAMESPACE, "--timeout=1s"];
+    let available = step::ask(&mut Place::test_cluster().kubectl(&wait));
+    available.err().map(|_| "Skep is not installed on the cluster: run `cargo xtask demo`".into())
+}
+
+/// A namespace for the programs, a cgroup for them to attach to, and the watch.
+struct Bench<'a> {
+    place: &'a Place,
+    name: String,
+    cgroup: PathBuf,
+    dir: tempfile::TempDir,
+    watch: Option<Child>,
+    lines: Receiver<(Instant, String)>,
+}
+
+impl<'a> Bench<'a> {
+    fn start(place: &'a Place) -> Result<Self> {
+        let name = format!("skep-bench-{}", std::process::id());
+        let mounts = std::fs::read_to_string("/proc/mounts")?;
+        let mut mounts = mounts.lines().filter_map(|line| line.split_once(" cgroup2 ")?.0.split_once(' '));
+        let cgroup = PathBuf::from(mounts.next().context("no cgroup v2 is mounted")?.1).join(&name);
+        let (sender, lines) = channel();
+        let dir = tempfile::tempdir()?;
+        let mut bench = Self { place, name: name.clone(), cgroup, dir, watch: None, lines };
+        std::fs::create_dir(&bench.cgroup)?;
+        step::ask(&mut place.kubectl(&["create", "namespace", &name]))?;
+        let mut watch = place.kubectl(&["get", "ebpf", "-n", &name, "--watch", "--no-headers", "-o", COLUMNS]);
+        let mut child = watch.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let output = child.stdout.take().context("kubectl has no output")?;
+        bench.watch = Some(child);
+        // Ends with the pipe, and that with the child.
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(std::io::Result::ok) {
+                if sender.send((Instant::now(), line)).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(bench)
+    }
+
+    fn push(&self) -> Result<String> {
+        let object = self.dir.path().join("net.o");
+        compile("kernel/tests/c/net.bpf.c", &object)?;
+        let reference = format!("{}/bench-net:v1", self.place.registry);
+        let connection = Connection { ca: self.place.ca.clone(), plain_http: false };
+        Image::Bytecode { object, reference: reference.clone(), connection }.run()?;
+        Ok(reference)
+    }
+
+    /// Applies a program; from its first line in the watch to the one that says Ready.
+    fn apply(&self, program: &str, reference: &str) -> Result<Duration> {
+        let (namespace, cgroup) = (&self.name, &self.name);
+        self.place.apply(&format!(
+            "{{apiVersion: skep.dev/v1alpha1, kind: EbpfProgram, metadata: {{name: {program}, namespace: {namespace}}}, spec: {{image: {{reference: '{reference}'}}, \
+             programs: [{{name: count_connect, attach: [{{cgroupSockAddr: {{cgroups: {{path: /{cgroup}}}, hook: Connect4}}}}]}}]}}}}"
+        ))?;
+        let mut first: HashMap<String, Instant> = HashMap::new();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok((at, line)) = self.lines.recv_timeout(left) else {
+                bail!("{program} is not Ready within {PATIENCE:?}: kubectl describe ebpf -n {namespace}")
+            };
+            let mut words = line.split_whitespace();
+            let (Some(name), ready) = (words.next(), words.next()) else { continue };
+            let start = *first.entry(name.to_owned()).or_insert(at);
+            if name == program && ready == Some("True") {
+                return Ok(at - start);
+            }
+        }
+    }
+}
+
+impl Drop for Bench<'_> {
+    fn drop(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            let _ended = watch.kill();
+            let _reaped = watch.wait();
+        }
+        let namespace = ["delete", "namespace", &self.name, "--timeout=120s"];
+        let _deleted = step::ask(&mut self.place.kubectl(&namespace));
+        let _removed = std::fs::remove_dir(&self.cgroup);
+    }
+}
+
+/// The test cluster's node is this host: the operator is one of its processes.
+fn operator_rss() -> Result<f64> {
+    let pids = step::ask(Command::new("pgrep").args(["--exact", "skep-operator"]))?;
+    let pid: u32 = pids.lines().next().context("no skep-operator runs on this host")?.parse()?;
+    let mut sizes = Vec::new();
+    for _ in 0..SAMPLES {
+        sizes.push(rss_mib(pid)?);
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    Ok(median(&sizes))
+}

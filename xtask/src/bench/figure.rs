@@ -1,0 +1,112 @@
+//! What is printed: a figure, its aim, and whether it was met.
+
+use serde_json::{Map, Value, json};
+
+/// All figures, in the order of the table.
+pub const NAMES: [&str; 11] = [
+    "load_attach_pin_per_s",
+    "dump_1m_hash_ms",
+    "bpftool_dump_1m_ms",
+    "agent_rss_idle_mib",
+    "agent_image_mib",
+    "operator_image_mib",
+    "standalone_apply_to_ready_ms_p50",
+    "standalone_apply_to_ready_ms_p99",
+    "apply_to_ready_ms_p50",
+    "apply_to_ready_ms_p99",
+    "operator_rss_idle_mib",
+];
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Aim {
+    None,
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Figure {
+    name: &'static str,
+    /// None: not measured, the note says why.
+    value: Option<f64>,
+    unit: &'static str,
+    aim: Aim,
+    note: String,
+}
+
+impl Figure {
+    pub fn new(name: &'static str, value: f64, unit: &'static str, aim: Aim, note: impl Into<String>) -> Self {
+        Self { name, value: Some(value), unit, aim, note: note.into() }
+    }
+
+    fn verdict(&self) -> &'static str {
+        let Some(value) = self.value else { return "SKIPPED" };
+        match self.aim {
+            Aim::None => "",
+            Aim::AtLeast(aim) if value >= aim => "met",
+            Aim::AtMost(aim) if value <= aim => "met",
+            Aim::AtLeast(_) | Aim::AtMost(_) => "MISSED",
+        }
+    }
+
+    fn aim(&self) -> String {
+        match self.aim {
+            Aim::None => "-".to_owned(),
+            Aim::AtLeast(aim) => format!(">= {}", shown(aim)),
+            Aim::AtMost(aim) => format!("<= {}", shown(aim)),
+        }
+    }
+}
+
+/// Figures that could not be measured.
+pub fn skipped(names: &[&'static str], reason: &str) -> Vec<Figure> {
+    let figure = |name: &&'static str| Figure { name, value: None, unit: "", aim: Aim::None, note: reason.to_owned() };
+    names.iter().map(figure).collect()
+}
+
+pub fn table(figures: &[Figure]) -> String {
+    let mut out = format!("{:<34} {:>9} {:<4} {:>9} {:<7} NOTE\n", "FIGURE", "VALUE", "UNIT", "AIM", "");
+    for figure in figures {
+        let value = figure.value.map_or_else(|| "-".to_owned(), shown);
+        let (name, unit, aim, verdict) = (figure.name, figure.unit, figure.aim(), figure.verdict());
+        out.push_str(&format!("{name:<34} {value:>9} {unit:<4} {aim:>9} {verdict:<7} {}\n", figure.note));
+    }
+    out
+}
+
+/// `{"name": {"value": 1.0, "unit": "ms", "note": "..."}}`; a figure that was not measured has the value null.
+pub fn json(figures: &[Figure]) -> Value {
+    let entry = |figure: &Figure| {
+        let note = match figure.value {
+            Some(_) => figure.note.clone(),
+            None => format!("SKIPPED: {}", figure.note),
+        };
+        (figure.name.to_owned(), json!({"value": figure.value, "unit": figure.unit, "note": note}))
+    };
+    Value::Object(figures.iter().map(entry).collect::<Map<_, _>>())
+}
+
+/// Three digits are what the rounds agree on.
+fn shown(value: f64) -> String {
+    if value < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn misses_and_skips_are_said() {
+        let figures = [
+            Figure::new(NAMES[0], 3400.0, "/s", Aim::AtLeast(3500.0), ""),
+            Figure::new(NAMES[3], 12.34, "MiB", Aim::AtMost(20.0), "idle"),
+        ];
+        let skipped = skipped(&NAMES[8..9], "no cluster");
+        let table = table(&[&figures[..], &skipped[..]].concat());
+        let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[1][1..], ["3400", "/s", ">=", "3500", "MISSED"]);
+        assert_eq!(lines[2][1..], ["12.3", "MiB", "<=", "20.0", "met", "idle"]);
+        assert_eq!(lines[3][1..], ["-", "-", "SKIPPED", "no", "cluster"]);
+        assert_eq!(json(&skipped)[NAMES[8]], json!({"value": null, "unit": "", "note": "SKIPPED: no cluster"}));
+    }
+}
