@@ -15,6 +15,7 @@ pub mod ebpfnode;
 pub mod ebpfprogram;
 pub mod hash;
 pub mod image;
+mod metadata;
 pub mod network;
 pub mod reason;
 pub mod selector;

@@ -11,10 +11,10 @@ use std::sync::LazyLock;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::cel::{CompiledSchema, ErrorKind, Validator, compile_schema};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::ebpfprogram::EbpfProgram;
-use crate::{API_VERSION, crd, structural};
+use crate::{API_VERSION, crd, metadata, structural};
 
 /// One thing that is wrong with a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,21 +67,21 @@ pub fn manifest(manifest: &Value) -> Result<EbpfProgram, Vec<Violation>> {
     if !found.is_empty() {
         return Err(found);
     }
-    let metadata = value.get("metadata").filter(|given| !given.is_null()).cloned().unwrap_or(json!({}));
-    let known: ObjectMeta = serde_json::from_value(metadata.clone())
+    metadata::fill(&mut value);
+    let known: ObjectMeta = serde_json::from_value(value["metadata"].clone())
         .map_err(|error| vec![Violation::new("metadata", format!("Invalid value: {error}"))])?;
     let mut body = value.clone();
     if let Some(members) = body.as_object_mut() {
         ["apiVersion", "kind", "metadata"].iter().for_each(|name| drop(members.remove(*name)));
     }
-    let mut found: Vec<Violation> = unknown_members(&metadata).collect();
+    let mut found: Vec<Violation> = metadata::unknown_fields(&value["metadata"]).collect();
     structural::unknown_fields(&rules.schema, &body, "", &mut found);
     if !found.is_empty() {
         return Err(found);
     }
     structural::drop_nulls(&rules.schema, &mut value);
     structural::drop_nulls(&rules.schema, &mut body);
-    let mut found = names(&known);
+    let mut found = metadata::check(&known);
     structural::check(&rules.schema, &body, "", &mut found);
     if !found.iter().any(structural::hides_rules) {
         found.extend(broken_rules(rules, &value));
@@ -130,66 +130,4 @@ fn identity(value: &Value) -> Vec<Violation> {
         Some(_) => None,
     });
     wrong.collect()
-}
-
-/// What an API server checks of the names of every object.
-fn names(metadata: &ObjectMeta) -> Vec<Violation> {
-    let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let is_label =
-        |part: &str| part.starts_with(letter) && part.ends_with(letter) && part.chars().all(|c| letter(c) || c == '-');
-    let mut found = vec![];
-    match metadata.name.as_deref() {
-        None | Some("") => {
-            found.push(Violation::new("metadata.name", "Required value: name or generateName is required"));
-        }
-        Some(name) => {
-            if name.len() > 253 {
-                found.push(invalid("metadata.name", name, "must be no more than 253 characters"));
-            }
-            if !name.split('.').all(is_label) {
-                found.push(invalid("metadata.name", name, NO_SUBDOMAIN));
-            }
-        }
-    }
-    if let Some(namespace) = metadata.namespace.as_deref() {
-        if namespace.len() > 63 {
-            found.push(invalid("metadata.namespace", namespace, "must be no more than 63 characters"));
-        }
-        if !is_label(namespace) {
-            found.push(invalid("metadata.namespace", namespace, NO_LABEL));
-        }
-    }
-    found
-}
-
-const NO_SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
-const NO_LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
-
-fn invalid(path: &str, given: &str, why: &str) -> Violation {
-    Violation::new(path, format!("Invalid value: {given:?}: {why}"))
-}
-
-fn unknown_members(metadata: &Value) -> impl Iterator<Item = Violation> {
-    const KNOWN: [&str; 15] = [
-        "annotations",
-        "creationTimestamp",
-        "deletionGracePeriodSeconds",
-        "deletionTimestamp",
-        "finalizers",
-        "generateName",
-        "generation",
-        "labels",
-        "managedFields",
-        "name",
-        "namespace",
-        "ownerReferences",
-        "resourceVersion",
-        "selfLink",
-        "uid",
-    ];
-    let members = metadata.as_object().into_iter().flatten();
-    members.filter(|(name, _)| !KNOWN.contains(&name.as_str())).map(|(name, _)| {
-        let at = structural::join("metadata", name);
-        Violation::new(&at, format!("unknown field {at:?}"))
-    })
 }
