@@ -121,11 +121,12 @@ fn load_average() -> Result<String> {
     Ok(text.split(' ').next().unwrap_or_default().to_owned())
 }
 
-/// Resident memory of a process.
-fn rss_mib(pid: u32) -> Result<f64> {
+/// A process's memory: `field` as proc_pid_status(5) names it.
+fn memory_mib(pid: u32, field: &str) -> Result<f64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS: the process ended")?;
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
+    let mut fields = status.lines().filter_map(|line| line.split_once(':'));
+    let (_, size) = fields.find(|(name, _)| *name == field).with_context(|| format!("process {pid} has no {field}"))?;
+    let kib: f64 = size.trim().trim_end_matches(" kB").parse()?;
     Ok(kib / 1024.0)
 }
 

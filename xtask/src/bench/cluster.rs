@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::figure::{Aim, Figure, skipped};
-use super::{compile, median, percentile, rss_mib};
+use super::{compile, median, memory_mib, percentile};
 use crate::image::{Connection, Image};
 use crate::install::{self, NAMESPACE, Place};
 use crate::step;
@@ -144,7 +144,7 @@ fn operator_rss() -> Result<f64> {
     let pid: u32 = pids.lines().next().context("no skep-operator runs on this host")?.parse()?;
     let mut sizes = Vec::new();
     for _ in 0..SAMPLES {
-        sizes.push(rss_mib(pid)?);
+        sizes.push(memory_mib(pid, "VmRSS")?);
         std::thread::sleep(Duration::from_secs(1));
     }
     Ok(median(&sizes))

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::figure::{Aim, Figure};
 use super::node::{Node, manifest};
-use super::{example, median, rss_mib};
+use super::{example, median, memory_mib};
 use crate::{repo, step};
 
 pub const NAMES: &[&str] = &["dump_1m_hash_ms", "bpftool_dump_1m_ms"];
@@ -42,7 +42,7 @@ pub fn measure() -> Result<Vec<Figure>> {
     let note = format!(
         "median of {ROUNDS}; {ENTRIES} entries, {bytes} bytes; {:.1} times as fast as bpftool; agent then {:.0} MiB",
         theirs / ours,
-        rss_mib(node.agent_pid()?)?
+        memory_mib(node.agent_pid()?, "VmRSS")?
     );
     let reference = format!("median of {ROUNDS}, in turns with the above; -j into a file, {file_bytes} bytes");
     Ok(vec![
