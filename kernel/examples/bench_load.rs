@@ -62,5 +62,11 @@ fn cgroup(path: &Path) -> Hook {
     std::fs::create_dir(path).unwrap();
     let id = std::fs::metadata(path).unwrap().ino();
     let target = Target::Cgroup { path: path.to_owned(), id };
-    Hook { kind: Kind::CgroupSkb, attach_type: attach::CGROUP_INET_EGRESS, target, options: Options::default(), gate: None }
+    Hook {
+        kind: Kind::CgroupSkb,
+        attach_type: attach::CGROUP_INET_EGRESS,
+        target,
+        options: Options::default(),
+        gate: None,
+    }
 }

@@ -111,7 +111,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("tool");
         std::fs::write(&file, b"ELF").unwrap();
-        let binary = Binary { file: &file, path: "/bin/tool", user: "0", links: &["/bin/other"] };
+        let binary = Binary { file: &file, path: "/bin/tool", user: "0", links: &["/bin/other"], files: Vec::new() };
         let (one, two) = (dir.path().join("one.tar"), dir.path().join("two.tar"));
         write_archive(&binary, "example.com/tool:v1", &one).unwrap();
         write_archive(&binary, "example.com/tool:v1", &two).unwrap();
