@@ -73,9 +73,9 @@ pub struct Run {
     /// A registry to talk to in plain HTTP, host:port; may be given several times.
     #[arg(long, value_name = "HOST:PORT")]
     pub plain_http_registry: Vec<String>,
-    /// The node's own network namespace, in which interfaces are selected.
-    #[arg(long, value_name = "PATH", default_value = "/proc/1/ns/net")]
-    pub host_netns: PathBuf,
+    /// The node's own network namespace, in which interfaces are selected; by default that of process 1.
+    #[arg(long, value_name = "PATH")]
+    pub host_netns: Option<PathBuf>,
     /// Programs whose kernel work may go on at the same time.
     #[arg(long, default_value_t = 8)]
     pub parallel: usize,

@@ -10,6 +10,25 @@ use skep_kernel::{netns, probe};
 
 use crate::view::{Cgroup, ContainerView, Netns, NodeView, PodView};
 
+/// The node's network namespace: that of process 1, whatever the agent's own is. Where process 1 may not be looked into
+/// (a sandbox around the node), the agent's own, which in the chart's pod is the node's too.
+pub fn host_netns() -> PathBuf {
+    let init = Path::new("/proc/1/ns/net");
+    match fs::File::open(init) {
+        Ok(_) => init.to_owned(),
+        Err(error) => {
+            tracing::warn!(%error, "process 1 may not be looked into; the agent's own network namespace is taken for the node's");
+            PathBuf::from("/proc/self/ns/net")
+        }
+    }
+}
+
+/// The node's file system, seen from a container of it; where process 1 may not be looked into, the agent's own.
+pub fn host_root() -> PathBuf {
+    let init = Path::new("/proc/1/root");
+    if fs::read_dir(init).is_ok() { init.to_owned() } else { PathBuf::from("/") }
+}
+
 /// How deep cgroups are searched for containers: kubepods, QoS class, pod, container, with room for nested managers.
 const MAX_DEPTH: u32 = 8;
 

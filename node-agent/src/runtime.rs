@@ -26,7 +26,7 @@ use crate::images::Images;
 use crate::reports::Reports;
 use crate::supervisor::Supervisor;
 use crate::view::NodeView;
-use crate::{health, manifests, nodeview};
+use crate::{discover, health, manifests, nodeview};
 
 /// How long the parts may take to end.
 const STOP: Duration = Duration::from_secs(10);
@@ -52,7 +52,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let mut parts = JoinSet::new();
     let stop = cancel.clone();
     let first_look = view_sender.subscribe();
-    let host_netns = config.host_netns.clone();
+    let host_netns = config.host_netns.clone().unwrap_or_else(discover::host_netns);
     parts.spawn(async move {
         nodeview::run(host_netns, pods_seen, view_sender, stop).await;
         Ok(())

@@ -246,7 +246,7 @@ impl Entry<'_> {
         };
         self.name(kind, None);
         let (roots, gate) = match &probe.pods {
-            None => (vec![std::path::PathBuf::from("/proc/1/root")], None),
+            None => (vec![crate::discover::host_root()], None),
             Some(pods) => (self.container_roots(pods), Some(gate_name(pods))),
         };
         for root in roots {

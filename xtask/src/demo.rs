@@ -67,7 +67,7 @@ fn show(place: &Place) -> Result<()> {
     let manifest = place.example("xdp-counter")?.replace("primary: true", "match: [\"veth*\"]");
     place.apply(&manifest)?;
     step::step("xdp-counter is Ready", |_| {
-        let wait = ["wait", "--for=condition=Ready", "ebpf/xdp-counter", "--timeout=60s"];
+        let wait = ["wait", "--for=condition=Ready", "ebpf/xdp-counter", "--timeout=150s"];
         step::ask(&mut place.kubectl(&wait)).map(drop)
     })?;
     println!("\n$ kubectl skep get xdp-counter");

@@ -160,7 +160,8 @@ fn total(value: &Value, field: &str) -> u64 {
 fn install(c: &Cluster) -> Result<()> {
     c.place.helm_install()?;
     c.kubectl(&["rollout", "status", "deployment/skep-operator", "-n", NAMESPACE, "--timeout=60s"])?;
-    until("the node is reported", Duration::from_secs(30), || {
+    // At the first install the authority's bundle reaches the agents when kubelet next looks: within about a minute.
+    until("the node is reported", Duration::from_secs(120), || {
         let nodes = c.json(&["get", "ebpfnodes"])?;
         Ok(nodes["items"][0]["status"]["kernel"]["release"].is_string())
     })?;

@@ -53,7 +53,8 @@ impl Place {
     pub fn apply(&self, text: &str) -> Result<()> {
         let dir = tempfile::tempdir()?;
         let file = dir.path().join("manifest.yaml");
-        std::fs::write(&file, text)?;
+        // A first brace would be taken for JSON.
+        std::fs::write(&file, format!("---\n{text}"))?;
         step::ask(&mut self.kubectl(&["apply", "--server-side", "-f", &file.to_string_lossy()])).map(drop)
     }
 

@@ -152,11 +152,11 @@ fn build_all(parts: &[&Part]) -> Result<()> {
     let busybox = || repo::find("busybox").context("busybox is missing: run `cargo xtask setup --only cluster`");
     for part in parts {
         let (file, files) = match (part.binary, part.name) {
-            (Some(name), _) => (build::binary(name), Vec::new()),
+            (Some(name), _) => (build::binary(name), authorities()?),
             (None, "libc") => with_libraries(&busybox()?)?,
             (None, _) => (busybox()?, Vec::new()),
         };
-        if files.is_empty() && !is_static(&file)? {
+        if part.name != "libc" && !is_static(&file)? {
             bail!("{} is not static, and its image has no libraries", file.display());
         }
         let binary = Binary { file: &file, path: part.path, user: part.user, links: part.links, files };
@@ -164,6 +164,15 @@ fn build_all(parts: &[&Part]) -> Result<()> {
         println!("{}", archive(part).display());
     }
     Ok(())
+}
+
+/// The public certificate authorities, for registries that have no private one.
+fn authorities() -> Result<Vec<(PathBuf, String)>> {
+    const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
+    if !Path::new(BUNDLE).is_file() {
+        bail!("{BUNDLE} is missing: install the package ca-certificates");
+    }
+    Ok(vec![(PathBuf::from(BUNDLE), BUNDLE.to_owned())])
 }
 
 /// This host's shell and what `ldd` says that it needs, and busybox as `sleep`.

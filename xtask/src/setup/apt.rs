@@ -9,7 +9,7 @@ use super::Level;
 use crate::{repo, step};
 
 /// (package, a program or file that shows that it is there, for which level, why)
-const PACKAGES: [(&str, &str, Level, &str); 22] = [
+const PACKAGES: [(&str, &str, Level, &str); 23] = [
     ("clang", "clang", Level::Bpf, "compiles eBPF programs in C"),
     ("llvm", "llvm-objdump", Level::Bpf, "shows what is in an object"),
     ("libbpf-dev", "/usr/include/bpf/bpf_helpers.h", Level::Bpf, "headers of eBPF programs in C"),
@@ -23,7 +23,8 @@ const PACKAGES: [(&str, &str, Level, &str); 22] = [
     ("containernetworking-plugins", "/usr/lib/cni/ptp", Level::Cluster, "network of pods"),
     ("docker-registry", "docker-registry", Level::Registry, "OCI registry"),
     ("apache2-utils", "htpasswd", Level::Registry, "passwords of the registry"),
-    ("skopeo", "skopeo", Level::Cluster, "pushes images"),
+    ("ca-certificates", "/etc/ssl/certs/ca-certificates.crt", Level::Registry, "public authorities, in the images"),
+    ("skopeo", "skopeo", Level::Registry, "pushes images"),
     ("nftables", "nft", Level::Cluster, "kube-proxy's rules"),
     ("conntrack", "conntrack", Level::Cluster, "kube-proxy"),
     ("busybox-static", "busybox", Level::Cluster, "the test pods' image, and init of VMs"),
