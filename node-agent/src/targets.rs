@@ -250,12 +250,20 @@ impl Entry<'_> {
             Some(pods) => (self.container_roots(pods), Some(gate_name(pods))),
         };
         for root in roots {
-            let place = binaries.locate(&root, &probe.binary).and_then(|found| {
-                let base = if symbol.is_empty() { 0 } else { binaries.symbol(&found.path, &symbol)? };
-                Ok((found, base + probe.offset.unwrap_or_default() as u64))
-            });
-            match place {
-                Ok((Located { path, identity }, offset)) => {
+            let located = match binaries.locate(&root, &probe.binary) {
+                Ok(located) => located,
+                // Among selected containers, as with a pattern, one that has no such file has no target.
+                Err(_) if probe.pods.is_some() => continue,
+                Err(why) => {
+                    self.missing(shown.clone(), why);
+                    continue;
+                }
+            };
+            let base = if symbol.is_empty() { Ok(0) } else { binaries.symbol(&located.path, &symbol) };
+            match base {
+                Ok(base) => {
+                    let Located { path, identity } = located;
+                    let offset = base + probe.offset.unwrap_or_default() as u64;
                     let target = Target::Binary { path, identity, offset, name: shown.clone() };
                     self.hook(kind, kind.row().attach_type, Options::default(), gate.clone(), target);
                 }

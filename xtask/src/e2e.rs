@@ -120,9 +120,14 @@ impl Cluster {
         programs.into_iter().find(|p| p["name"] == name).with_context(|| format!("no node has {name}"))
     }
 
-    /// The entries of a map, through the plugin.
+    /// The entries of a map, through the plugin. Which nodes a program runs on is in EbpfNode, which is written a moment
+    /// after the program is Ready.
     pub fn dump(&self, name: &str, map: &str) -> Result<Vec<Value>> {
-        let text = self.skep(&["maps", "dump", name, map, "-n", "default", "-o", "json"])?;
+        let mut text = String::new();
+        until(&format!("{name} has a map {map}"), Duration::from_secs(5), || {
+            text = self.skep(&["maps", "dump", name, map, "-n", "default", "-o", "json"])?;
+            Ok(true)
+        })?;
         serde_json::from_str(&text).with_context(|| format!("maps dump printed {text}"))
     }
 

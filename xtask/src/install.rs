@@ -77,6 +77,7 @@ impl Place {
         self.apply(&format!(
             "{{apiVersion: v1, kind: Namespace, metadata: {{name: {NAMESPACE}, labels: {{pod-security.kubernetes.io/enforce: privileged}}}}}}"
         ))?;
+        let upgrade = step::ask(&mut self.helm(&["status", "skep"])).is_ok();
         let mut helm = self.helm(&["upgrade", "--install", "skep"]);
         helm.arg(repo::root().join("helm/skep"));
         helm.args(["--wait", "--timeout", "120s"]);
@@ -85,6 +86,11 @@ impl Place {
             helm.arg("--set-file").arg(format!("registries.ca={}", ca.display()));
         }
         step::run("helm install", &mut helm)?;
+        if upgrade {
+            // The images were built anew under the same tag.
+            let restart = ["rollout", "restart", "daemonset/skep-agent", "deployment/skep-operator", "-n", NAMESPACE];
+            step::ask(&mut self.kubectl(&restart))?;
+        }
         let mut rollout =
             self.kubectl(&["rollout", "status", "daemonset/skep-agent", "--timeout=60s", "-n", NAMESPACE]);
         step::run("agents are ready", &mut rollout)

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::Cluster;
+use super::samples::{NODE, talk};
 use crate::install::{NAMESPACE, until};
 use crate::step;
 
@@ -32,29 +33,39 @@ fn restarts(c: &Cluster, pod: &str) -> Result<String> {
 
 pub fn agent_killed(c: &Cluster) -> Result<()> {
     let before = identity(c, "xdp-counter")?;
-    let udp = || c.sum("xdp-counter", "counters", "packets", |key| key["proto"] == 17);
-    let counted = udp()?;
+    let tcp = || c.sum("xdp-counter", "counters", "packets", |key| key["proto"] == 6);
+    let counted = tcp()?;
     let pod = pod(c, "agent")?;
     let restarted = restarts(c, &pod)?;
     kill("skep-agent")?;
     // While nobody is there to look.
-    c.exec("web", "for i in 1 2 3 4 5 6 7; do echo x | /bin/nc -u -w 1 10.98.0.1 9 & done; wait")?;
+    talk(c, "web", NODE, 7)?;
     until("the agent was restarted", Duration::from_secs(60), || Ok(restarts(c, &pod)? != restarted))?;
-    until("its maps can be read again", Duration::from_secs(30), || udp().map(|_| true))?;
-    let after = udp()?;
+    until("its maps can be read again", Duration::from_secs(30), || tcp().map(|_| true))?;
+    let after = tcp()?;
     ensure!(after >= counted + 7, "7 packets were sent, {counted} became {after}");
     until("the node reports again", Duration::from_secs(20), || Ok(identity(c, "xdp-counter")? == before))
         .with_context(|| format!("before {before}\nafter  {:?}", identity(c, "xdp-counter")))
 }
 
+/// Makes the tag of tcx-flows name the object of a sample.
+fn move_tag(c: &Cluster, sample: &str) -> Result<()> {
+    let connection = crate::image::Connection { ca: c.place.ca.clone(), plain_http: false };
+    let object = crate::bpf::objects().join(format!("{sample}.o"));
+    let reference = format!("{}/tcx-flows:v1", c.place.registry);
+    crate::image::Image::Bytecode { object, reference, connection }.run()
+}
+
 pub fn moved_tag(c: &Cluster) -> Result<()> {
+    move_tag(c, "xdp-counter")?;
+    let result = operator_killed(c);
+    move_tag(c, "tcx-flows")?;
+    result
+}
+
+fn operator_killed(c: &Cluster) -> Result<()> {
     let before = identity(c, "tcx-flows")?;
     let digest = c.program("tcx-flows")?["status"]["image"]["digest"].clone();
-    // The tag now names another program.
-    let connection = crate::image::Connection { ca: c.place.ca.clone(), plain_http: false };
-    let object = crate::bpf::objects().join("xdp-counter.o");
-    let reference = format!("{}/tcx-flows:v1", c.place.registry);
-    crate::image::Image::Bytecode { object, reference: reference.clone(), connection }.run()?;
     let pod = pod(c, "operator")?;
     let restarted = restarts(c, &pod)?;
     kill("skep-operator")?;
@@ -65,10 +76,7 @@ pub fn moved_tag(c: &Cluster) -> Result<()> {
     c.ready("exec-again")?;
     ensure!(c.program("tcx-flows")?["status"]["image"]["digest"] == digest, "the tag was resolved again");
     ensure!(identity(c, "tcx-flows")? == before, "the node runs something else");
-    c.kubectl(&["delete", "ebpf", "exec-again", "--timeout=20s"])?;
-    let connection = crate::image::Connection { ca: c.place.ca.clone(), plain_http: false };
-    let object = crate::bpf::objects().join("tcx-flows.o");
-    crate::image::Image::Bytecode { object, reference, connection }.run()
+    c.kubectl(&["delete", "ebpf", "exec-again", "--timeout=20s"]).map(drop)
 }
 
 pub fn api_server_away(c: &Cluster) -> Result<()> {
