@@ -3,8 +3,9 @@
 
 mod host;
 
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use host::Host;
 use serde_json::{Value, json};
@@ -184,8 +185,12 @@ fn failures(host: &Host) {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{}", stderr(&output));
-    // Somebody who is not root.
-    let output = host.command(&["get"]).uid(65534).gid(65534).output().unwrap();
+    // Somebody who is not root, and may not enter the directory that this was built in.
+    let open = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempdir().unwrap();
+    let as_root = host.command(&["get"]);
+    let plugin = open.path().join("kubectl-skep");
+    std::fs::copy(as_root.get_program(), &plugin).unwrap();
+    let output = Command::new(&plugin).args(as_root.get_args()).uid(65534).gid(65534).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("only root may use the agent's socket; try sudo"), "{}", stderr(&output));
 }
