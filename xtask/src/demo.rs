@@ -86,7 +86,7 @@ fn traffic(registry: &str) -> String {
         "{{apiVersion: v1, kind: Pod, metadata: {{name: skep-demo-traffic, namespace: default, labels: {{app: web}}}}, spec: {{terminationGracePeriodSeconds: 0, \
          containers: [{{name: talk, image: '{registry}/busybox:{TAG}', \
          env: [{{name: NODE, valueFrom: {{fieldRef: {{fieldPath: status.hostIP}}}}}}], \
-         command: [/bin/sh, -c, 'while true; do echo hello | /bin/nc -u -w 1 $NODE 9; done']}}]}}}}"
+         command: [/bin/sh, -c, 'while true; do /bin/nc -w 1 $NODE 1 < /dev/null; /bin/sleep 1; done']}}]}}}}"
     )
 }
 
