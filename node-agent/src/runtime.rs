@@ -48,6 +48,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         view,
         places: Arc::new(Semaphore::new(config.parallel.max(1))),
     });
+    let kept = shared.clone();
     let cancel = CancellationToken::new();
     let mut parts = JoinSet::new();
     let stop = cancel.clone();
@@ -118,7 +119,8 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     }
     ready.store(true, Ordering::Relaxed);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), kernel = probe::kernel_release(), "the agent runs");
-    wait(parts, cancel).await
+    wait(parts, cancel).await?;
+    leave_nothing(&config.places, &kept)
 }
 
 /// Programs should not be told that the node has no interfaces only because nobody has looked yet.
@@ -178,8 +180,20 @@ pub fn purge(places: &Places) -> anyhow::Result<()> {
     for program in desired {
         store.remove(&program.uid)?;
     }
-    let _ = std::fs::remove_dir(&places.bpffs);
     drop(store);
+    forget(places)?;
+    println!(
+        "removed {count} programs; {} and {} hold nothing of Skep any more",
+        places.bpffs.display(),
+        places.state_dir.display()
+    );
+    Ok(())
+}
+
+/// Removes what is left when nothing is desired: caches, the epoch, the lock, empty directories.
+fn forget(places: &Places) -> anyhow::Result<()> {
+    // Not empty means that somebody else keeps something there.
+    let _ = std::fs::remove_dir(&places.bpffs);
     for name in ["images", "desired", "tc"] {
         let path = places.state_dir.join(name);
         match std::fs::remove_dir_all(&path) {
@@ -192,10 +206,15 @@ pub fn purge(places: &Places) -> anyhow::Result<()> {
     for name in ["lock", "epoch"] {
         let _ = std::fs::remove_file(places.state_dir.join(name));
     }
-    println!(
-        "removed {count} programs; {} and {} hold nothing of Skep any more",
-        places.bpffs.display(),
-        places.state_dir.display()
-    );
+    Ok(())
+}
+
+/// An agent that is told to stop while nothing is desired and nothing is pinned leaves nothing: that is how an uninstall
+/// ends on a node.
+fn leave_nothing(places: &Places, shared: &Shared) -> anyhow::Result<()> {
+    let (desired, broken) = shared.store.load()?;
+    if desired.is_empty() && broken.is_empty() && shared.kernel.programs()?.is_empty() {
+        forget(places)?;
+    }
     Ok(())
 }

@@ -210,9 +210,9 @@ fn uninstall(c: &Cluster) -> Result<()> {
     c.kubectl(&["delete", "crd", "ebpfprograms.skep.dev", "ebpfnodes.skep.dev", "--timeout=30s"])?;
     c.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=60s"])?;
     until("the host is as before", Duration::from_secs(15), || {
-        Ok(host::Snapshot::take()?.difference(&c.before, host::Except::ImageCache).is_empty())
+        Ok(host::Snapshot::take()?.difference(&c.before, host::Except::Nothing).is_empty())
     })
-    .with_context(|| leftovers(c, host::Except::ImageCache))
+    .with_context(|| leftovers(c, host::Except::Nothing))
 }
 
 fn leftovers(c: &Cluster, except: host::Except) -> String {

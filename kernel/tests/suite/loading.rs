@@ -128,6 +128,7 @@ fn libbpf_tags() -> Option<std::collections::BTreeMap<String, String>> {
     // bpftool loads all or none: without what the verifier refuses and what this kernel may lack.
     std::fs::write(&object, build("trace", &["-DEVERYWHERE"])).unwrap();
     let pins = std::path::Path::new("/sys/fs/bpf").join(format!("skep-libbpf-{}", std::process::id()));
+    let _gone = Gone(&pins);
     let loaded = Command::new("bpftool").args(["prog", "loadall"]).args([&object, &pins]).output().unwrap();
     assert!(loaded.status.success(), "{}", String::from_utf8_lossy(&loaded.stderr));
     let mut tags = std::collections::BTreeMap::new();
@@ -137,6 +138,14 @@ fn libbpf_tags() -> Option<std::collections::BTreeMap<String, String>> {
         let info = sys::program::info(fd.as_fd()).unwrap();
         tags.insert(info.name, info.tag);
     }
-    std::fs::remove_dir_all(&pins).unwrap();
     Some(tags)
+}
+
+/// Removes pins when it goes, also by panic.
+struct Gone<'a>(&'a std::path::Path);
+
+impl Drop for Gone<'_> {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(self.0);
+    }
 }

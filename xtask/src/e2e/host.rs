@@ -12,10 +12,9 @@ use crate::step;
 /// What may stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Except {
+    Nothing,
     /// Files of a running agent.
     Files,
-    /// Blobs of images that an uninstalled agent keeps for the next one.
-    ImageCache,
 }
 
 /// One line for each thing.
@@ -45,10 +44,8 @@ impl Snapshot {
 
     /// What is here now and was not before.
     pub fn difference(&self, before: &Self, except: Except) -> Vec<String> {
-        let stays = |line: &str| match except {
-            Except::Files => line.starts_with("file /var/lib/skep") || line.starts_with("file /run/skep"),
-            Except::ImageCache => line.starts_with("file /var/lib/skep/images/"),
-        };
+        let of_agent = |line: &str| line.starts_with("file /var/lib/skep") || line.starts_with("file /run/skep");
+        let stays = |line: &str| except == Except::Files && of_agent(line);
         // bpftool itself loads a program to iterate, which is gone when it ends.
         let own = |line: &str| line.ends_with(" iter") || line.ends_with("pid_iter.rodata");
         self.0.difference(&before.0).filter(|line| !stays(line) && !own(line)).cloned().collect()
