@@ -26,15 +26,21 @@ pub fn install() -> Result<()> {
     step::step("rust-src from Debian", |_| from_debian(&version, &place))
 }
 
+/// Where this machine gets Debian's packages from: the newer suites are beside its own.
+fn mirror() -> Result<String> {
+    let sites = step::ask(Command::new("apt-get").args(["indextargets", "--format", "$(SITE)"]))?;
+    let debian = sites.lines().find(|site| site.trim_end_matches('/').ends_with("/debian"));
+    debian.map(str::to_owned).context("apt knows no Debian mirror; install rust-src by `rustup component add rust-src`")
+}
+
 fn from_debian(version: &str, place: &Path) -> Result<()> {
     let dir = repo::tools().join("apt");
     for sub in ["lists/partial", "cache/archives/partial", "unpacked"] {
         std::fs::create_dir_all(dir.join(sub))?;
     }
+    let mirror = mirror()?;
     let source = |suite: &&str| {
-        format!(
-            "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian {suite} main\n"
-        )
+        format!("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} {suite} main\n")
     };
     std::fs::write(dir.join("sources.list"), SUITES.iter().map(source).collect::<String>())?;
     let apt = |program: &str, words: &[&str]| -> Result<()> {
