@@ -51,7 +51,7 @@ async fn a_manifest_is_loaded_edited_broken_and_removed() {
     // Removed.
     node.delete("a.yaml");
     node.until_gone("counter").await;
-    assert_eq!(node.pins(), 0);
+    assert_eq!(node.programs_in_bpffs(), 0);
     assert_eq!(node.desired_files(), 0);
 }
 

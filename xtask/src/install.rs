@@ -1,6 +1,6 @@
 //! Skep on a cluster: images pushed, chart installed, samples applied. What the demo shows and the cluster tests use.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -139,7 +139,7 @@ pub fn until(what: &str, timeout: Duration, mut check: impl FnMut() -> Result<bo
     }
 }
 
-/// Whether a path is there, for messages that say what to run first.
+/// The test cluster was started and can be used.
 pub fn is_up() -> bool {
-    Path::new(&cluster::kubeconfig()).exists() && cluster::is_up()
+    cluster::kubeconfig().exists() && cluster::is_up()
 }

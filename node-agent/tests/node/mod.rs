@@ -188,10 +188,6 @@ impl Node {
         bpffs::list(&self.root()).unwrap().len()
     }
 
-    pub fn pins(&self) -> usize {
-        self.programs_in_bpffs()
-    }
-
     pub fn desired_files(&self) -> usize {
         std::fs::read_dir(self.dir.path().join("state/desired")).unwrap().count()
     }
