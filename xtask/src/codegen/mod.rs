@@ -1,6 +1,9 @@
 //! `cargo xtask codegen`: what is generated and checked in. Computed whole in memory first, then written or compared,
 //! so that `--check` cannot differ from what a run would do.
 
+mod cli;
+mod rbac;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -26,6 +29,10 @@ impl Codegen {
         let mut wanted = Tree::new();
         custom_resources(&mut wanted)?;
         protocol(&mut wanted)?;
+        for (file, text) in rbac::files() {
+            wanted.insert(Path::new("helm/skep/templates").join(file), text.into_bytes());
+        }
+        wanted.insert("docs/cli.md".into(), cli::reference()?.into_bytes());
         let stale = stale(&wanted)?;
         if self.check {
             return report(&stale);
