@@ -53,7 +53,7 @@ impl Demo {
         bpf::build_all()?;
         build::binaries()?;
         place.push()?;
-        place.helm_install()?;
+        place.helm_install(&install::chart())?;
         show(&place)?;
         how_to_go_on(&place, self.kubeconfig.is_none());
         Ok(())

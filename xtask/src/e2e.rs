@@ -9,6 +9,7 @@ mod manifests;
 mod restart;
 mod samples;
 mod trust;
+mod versions;
 
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ type Test = fn(&Cluster) -> Result<()>;
 
 const TESTS: &[(&str, Test)] = &[
     ("install", install),
+    ("versions::an_upgrade_brings_a_new_field_and_disturbs_nothing", versions::upgrade),
     ("bad_manifests_get_the_same_verdict_everywhere", manifests::same_verdict),
     ("samples::xdp_counter", samples::xdp_counter),
     ("samples::tcx_flows", samples::tcx_flows),
@@ -33,7 +35,12 @@ const TESTS: &[(&str, Test)] = &[
     ("restart::a_moved_tag_and_a_killed_operator_change_nothing", restart::moved_tag),
     ("restart::an_api_server_away_for_a_while", restart::api_server_away),
     ("trust::calls_without_the_right_are_refused", trust::refused),
+    ("trust::certificates_of_others_are_refused", trust::other_certificates),
+    ("versions::a_kind_from_the_future_is_left_alone", versions::unknown_kind),
     ("bad_input::each_has_its_reason_and_an_event", bad_input::reasons),
+    ("bad_input::a_private_registry_is_read_with_its_secret", bad_input::no_access),
+    ("bad_input::a_tag_that_comes_late_is_found", bad_input::late_tag),
+    ("bad_input::an_interface_that_goes_and_comes_back", bad_input::vanishing_interface),
     ("deletion_leaves_nothing", deletion),
     ("uninstall_leaves_nothing", uninstall),
 ];
@@ -57,8 +64,8 @@ pub fn run(filter: Option<&str>) -> Result<(u64, u64)> {
     let cluster = Cluster { place, before: host::Snapshot::take()? };
     let (mut passed, mut failed) = (0, 0);
     for (name, test) in TESTS {
-        // The first and the last frame all others.
-        let framing = matches!(*name, "install" | "uninstall_leaves_nothing");
+        // The first two and the last frame all others.
+        let framing = ["install", "versions::an_upgrade", "uninstall"].iter().any(|frame| name.starts_with(frame));
         if !framing && filter.is_some_and(|filter| !name.contains(filter)) {
             continue;
         }
@@ -72,7 +79,7 @@ pub fn run(filter: Option<&str>) -> Result<(u64, u64)> {
                 failed += 1;
                 println!("test {name} ... FAILED ({:.1} s)\n  {error:#}", start.elapsed().as_secs_f64());
                 cluster.explain();
-                if *name == "install" {
+                if framing {
                     break;
                 }
             }
@@ -163,7 +170,7 @@ fn total(value: &Value, field: &str) -> u64 {
 }
 
 fn install(c: &Cluster) -> Result<()> {
-    c.place.helm_install()?;
+    versions::install_older(c)?;
     c.kubectl(&["rollout", "status", "deployment/skep-operator", "-n", NAMESPACE, "--timeout=60s"])?;
     // At the first install the authority's bundle reaches the agents when kubelet next looks: within about a minute.
     until("the node is reported", Duration::from_secs(120), || {

@@ -1,6 +1,6 @@
 //! Skep on a cluster: images pushed, chart installed, samples applied. What the demo shows and the cluster tests use.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -72,14 +72,14 @@ impl Place {
         Ok(())
     }
 
-    /// Installs or upgrades the chart, and waits for operator and agents.
-    pub fn helm_install(&self) -> Result<()> {
+    /// Installs or upgrades a chart, and waits for operator and agents.
+    pub fn helm_install(&self, chart: &Path) -> Result<()> {
         self.apply(&format!(
             "{{apiVersion: v1, kind: Namespace, metadata: {{name: {NAMESPACE}, labels: {{pod-security.kubernetes.io/enforce: privileged}}}}}}"
         ))?;
         let upgrade = step::ask(&mut self.helm(&["status", "skep"])).is_ok();
         let mut helm = self.helm(&["upgrade", "--install", "skep"]);
-        helm.arg(repo::root().join("helm/skep"));
+        helm.arg(chart);
         helm.args(["--wait", "--timeout", "120s"]);
         helm.arg("--set").arg(format!("image.registry={},image.tag={TAG},image.pullPolicy=Always", self.registry));
         if let Some(ca) = &self.ca {
@@ -109,6 +109,11 @@ impl Place {
         let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         Ok(text.replace(EXAMPLE_REGISTRY, &self.registry))
     }
+}
+
+/// This repository's chart.
+pub fn chart() -> PathBuf {
+    repo::root().join("helm/skep")
 }
 
 /// The built eBPF objects of the samples.

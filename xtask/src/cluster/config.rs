@@ -96,6 +96,14 @@ fn registry() -> Value {
     })
 }
 
+/// The same files behind another address and a password.
+pub fn private_registry(address: &str, htpasswd: &Path) -> Value {
+    let mut config = registry();
+    config["http"]["addr"] = address.into();
+    config["auth"] = json!({"htpasswd": {"realm": "skep", "path": htpasswd}});
+    config
+}
+
 fn kubelet() -> Value {
     json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",

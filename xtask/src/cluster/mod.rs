@@ -23,6 +23,11 @@ pub fn registry_ca() -> std::path::PathBuf {
     layout::pki("ca.crt")
 }
 
+/// The configuration of one more registry on the same files: it asks for a password.
+pub fn private_registry(address: &str, htpasswd: &std::path::Path) -> String {
+    config::private_registry(address, htpasswd).to_string()
+}
+
 /// Whether the cluster was started, and all of it runs.
 pub fn is_up() -> bool {
     matches!(state::State::load(), Ok(Some(state)) if state.check().is_ok())

@@ -12,7 +12,7 @@ use crate::install::{NAMESPACE, until};
 use crate::step;
 
 /// What must not change: programs and links by their kernel ids.
-fn identity(c: &Cluster, name: &str) -> Result<Value> {
+pub fn identity(c: &Cluster, name: &str) -> Result<Value> {
     let node = c.on_node(name)?;
     Ok(serde_json::json!([node["functions"], node["hooks"], node["revision"]]))
 }
@@ -23,7 +23,7 @@ fn pod(c: &Cluster, component: &str) -> Result<String> {
 }
 
 /// SIGKILL to the process of a binary that runs in this cluster's pods.
-fn kill(binary: &str) -> Result<()> {
+pub fn kill(binary: &str) -> Result<()> {
     step::ask(Command::new("pkill").args(["-KILL", "-f", &format!("^/{binary} run")])).map(drop)
 }
 
