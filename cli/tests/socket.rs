@@ -34,12 +34,12 @@ fn yaml(text: &str) -> Value {
     serde_yaml_ng::from_str(text).unwrap()
 }
 
-#[tokio::test]
-async fn programs_reasons_and_maps_of_a_host() {
+#[test]
+fn programs_reasons_and_maps_of_a_host() {
     let host = Host::start();
-    host.apply("counter", "kernel/tests/c/net.bpf.c", ON_LO).await;
-    host.apply("bad", "kernel/tests/c/trace.bpf.c", BAD).await;
-    host.apply("nowhere", "kernel/tests/c/net.bpf.c", ON_DUMMY).await;
+    host.apply("counter", "kernel/tests/c/net.bpf.c", ON_LO);
+    host.apply("bad", "kernel/tests/c/trace.bpf.c", BAD);
+    host.apply("nowhere", "kernel/tests/c/net.bpf.c", ON_DUMMY);
     ready(&host, "counter", "Ready");
     ready(&host, "bad", "VerifierRejected");
     ready(&host, "nowhere", "TargetNotFound");
@@ -51,7 +51,7 @@ async fn programs_reasons_and_maps_of_a_host() {
     failures(&host);
 
     // The same hook with another object, whose map has a value per CPU.
-    host.apply("counter", "cli/tests/c/percpu.bpf.c", ON_LO).await;
+    host.apply("counter", "cli/tests/c/percpu.bpf.c", ON_LO);
     host.wait("the other object", || host.skep(&["maps", "dump", "counter", "counts"]).status.success());
     host.packets(50);
     values_of_each_cpu(&host);
@@ -174,6 +174,16 @@ fn failures(host: &Host) {
         let output = host.skep(args);
         assert_eq!(output.status.code(), Some(code), "{args:?}: {}", stderr(&output));
         assert!(stderr(&output).contains(text), "{args:?}: {}", stderr(&output));
+    }
+    for (object, reference, text) in [
+        (&b"#!/bin/sh\n"[..], "127.0.0.1:1/nothing:v1", "object.o: not an ELF"),
+        (&std::fs::read("/bin/true").unwrap(), "127.0.0.1:1/nothing:v1", "object.o: "),
+        (&host::compiled("kernel/tests/c/net.bpf.c"), &host.nowhere(), "does not answer"),
+        (&host::compiled("kernel/tests/c/net.bpf.c"), "Not/A:Reference", "not an image reference"),
+    ] {
+        let output = host.push(object, reference);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(stderr(&output).contains(text), "{}", stderr(&output));
     }
     // A reader that went away.
     let mut child = host

@@ -27,11 +27,11 @@ pub enum ImageError {
     Invalid { reference: String, fault: Fault },
     /// The registry does not answer, or answers that it cannot now.
     #[error(
-        "image {reference}: its registry cannot be reached: {detail}: check its name, the network and, for a registry with a private CA, the CA bundle; it is tried again"
+        "image {reference}: its registry cannot be reached: {detail}: check its name, the network and, for a registry with a private CA, the CA bundle"
     )]
     Unreachable { reference: String, detail: String },
     /// The registry did not finish in time.
-    #[error("image {reference}: its registry did not answer within {} s: it is tried again", after.as_secs_f32())]
+    #[error("image {reference}: its registry did not answer within {} s: check the network, and whether the registry is overloaded", after.as_secs_f32())]
     Timeout { reference: String, after: Duration },
     /// The cache directory failed.
     #[error("image cache {}: {source}: check that the directory can be written and has space", path.display())]
@@ -65,7 +65,7 @@ pub enum Fault {
     #[error("not an OCI image: {0}: push an object with kubectl skep push")]
     NotAnImage(String),
     /// An index without this architecture.
-    #[error("has no image for linux/{wanted}, only for {}: push one for this architecture", found.join(", "))]
+    #[error("has {}, and none for linux/{wanted}: push one for this architecture", images(found))]
     NoPlatform { wanted: &'static str, found: Vec<String> },
     /// Layers of which none can hold an object, or too many.
     #[error("holds no eBPF object: its layers are {}: one is expected, of type application/vnd.skep.bytecode.v1.elf, application/vnd.gadget.ebpf.program.v1+binary or tar+gzip", list(.0))]
@@ -87,6 +87,10 @@ pub enum Fault {
         "the registry gave bytes of digest {found} for {wanted}: the image is damaged in the registry or on the way: push it again"
     )]
     Digest { wanted: String, found: String },
+}
+
+fn images(platforms: &[String]) -> String {
+    if platforms.is_empty() { "no image".into() } else { format!("images for {}", platforms.join(", ")) }
 }
 
 fn list(layers: &[String]) -> String {

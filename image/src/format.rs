@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(choose("amd64"), Ok(Next::Manifest(Digest::of(b"linuxamd64"))));
         assert_eq!(
             choose("riscv64").unwrap_err().to_string(),
-            "has no image for linux/riscv64, only for unknown/unknown, linux/amd64, linux/arm64: push one for this architecture"
+            "has images for unknown/unknown, linux/amd64, linux/arm64, and none for linux/riscv64: push one for this architecture"
         );
     }
 

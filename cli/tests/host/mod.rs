@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use skep_image::{Auth, Registry, RegistryConfig};
 use skep_kernel::{bpffs, netns};
 
 /// How long anything may take to come about.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
 
 pub struct Host {
     dir: tempfile::TempDir,
@@ -24,7 +27,7 @@ impl Host {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let agent = agent_binary();
         let name = format!("skep-cli-{}", std::process::id());
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let mut host = Host { dir: tempfile::tempdir().unwrap(), name, port, children: Vec::new() };
         std::fs::create_dir(host.path("manifests")).unwrap();
         run("ip", &["netns", "add", &host.name]);
@@ -94,19 +97,34 @@ impl Host {
     }
 
     /// Compiles `source` (below the repository), pushes it, and writes a manifest with its `programs`.
-    pub async fn apply(&self, name: &str, source: &str, programs: &str) {
-        let registry = format!("127.0.0.1:{}", self.port);
-        let config = RegistryConfig { plain_http: vec![registry.clone()], ..RegistryConfig::default() };
-        let image = skep_image::build(&compiled(source), &Default::default());
+    pub fn apply(&self, name: &str, source: &str, programs: &str) {
         let tag = Path::new(source).file_name().unwrap().to_string_lossy();
-        let reference = format!("{registry}/{name}:{tag}");
-        Registry::new(&config).unwrap().push(&reference, &image, &Auth::Anonymous).await.unwrap();
+        let reference = format!("127.0.0.1:{}/{name}:{tag}", self.port);
+        let output = self.push(&compiled(source), &reference);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(printed["pinned"].as_str().unwrap().starts_with(&format!("127.0.0.1:{}/{name}@sha256:", self.port)));
         let text = format!(
             "apiVersion: skep.dev/v1alpha1\nkind: EbpfProgram\nmetadata: {{name: {name}, namespace: test}}\nspec:\n  image: {{reference: \"{reference}\"}}\n  programs:\n{programs}"
         );
         let staged = self.path("staged");
         std::fs::write(&staged, text).unwrap();
         std::fs::rename(staged, self.path("manifests").join(format!("{name}.yaml"))).unwrap();
+    }
+
+    /// Pushes an object by the plugin.
+    pub fn push(&self, object: &[u8], reference: &str) -> Output {
+        let file = self.path("object.o");
+        std::fs::write(&file, object).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-skep"));
+        // Nobody's login is this registry's business.
+        command.env("DOCKER_CONFIG", self.dir.path()).env_remove("REGISTRY_AUTH_FILE");
+        command.arg("push").arg(file).args([reference, "--plain-http", "-o", "json"]).output().unwrap()
+    }
+
+    /// Where nothing listens.
+    pub fn nowhere(&self) -> String {
+        format!("127.0.0.1:{}/nothing:v1", free_port())
     }
 
     /// Sends packets to lo of the host.
@@ -165,7 +183,7 @@ fn run(program: &str, args: &[&str]) {
     assert!(status.success(), "{program} {args:?}: {status}");
 }
 
-fn compiled(source: &str) -> Vec<u8> {
+pub fn compiled(source: &str) -> Vec<u8> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(source);
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out.o");
