@@ -19,6 +19,7 @@ const EXAMPLES: &str = "Examples:
   kubectl skep get -A                     All programs, and how many nodes run them
   kubectl skep why flows -n observability What keeps a program from being ready, and what to do
   kubectl skep maps dump flows counts     A map's contents on every node
+  kubectl skep push flows.bpf.o registry.example.com/ebpf/flows:v1
 
 On a node, as root and without Kubernetes:
   kubectl-skep --socket /run/skep/agent.sock get
@@ -60,6 +61,17 @@ pub enum Command {
     Why(Why),
     /// Look into the maps of programs.
     Maps(Maps),
+    /// Load a program anew on all its nodes, without a gap; maps keep what they hold.
+    #[command(after_help = "Examples:\n  kubectl skep restart flows -n observability")]
+    Restart(Change),
+    /// Take a program off its hooks; it stays loaded, and its maps keep what they hold.
+    #[command(after_help = "Examples:\n  kubectl skep suspend flows -n observability")]
+    Suspend(Change),
+    /// Put a suspended program back on its hooks.
+    #[command(after_help = "Examples:\n  kubectl skep resume flows -n observability")]
+    Resume(Change),
+    /// Put an eBPF object into a registry, as an image that agents load.
+    Push(Push),
     /// Print a completion script.
     Completion(Completion),
     /// Print the version.
@@ -94,6 +106,12 @@ pub struct Why {
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = PageFormat::Text)]
     pub output: PageFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct Change {
+    /// The program.
+    pub name: String,
 }
 
 #[derive(Debug, Args)]
@@ -148,6 +166,33 @@ pub struct MapsDump {
     /// At most this many entries of each node.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl skep push flows.bpf.o registry.example.com/ebpf/flows:v1
+  kubectl skep push flows.bpf.o localhost:5000/flows:v1 --plain-http
+  kubectl skep push flows.bpf.o registry.example.com/ebpf/flows:v1 --annotation org.opencontainers.image.source=https://example.com/flows
+
+The object is read first: what no agent could load is not pushed. Credentials are those of docker login and podman login:
+$REGISTRY_AUTH_FILE, $DOCKER_CONFIG/config.json or ~/.docker/config.json.")]
+pub struct Push {
+    /// The object, as clang or aya-ebpf make it.
+    pub object: PathBuf,
+    /// Where to: registry/repository:tag.
+    pub reference: String,
+    /// Certificates (PEM) of the registry's private authority.
+    #[arg(long, value_name = "FILE", conflicts_with = "plain_http")]
+    pub ca: Option<PathBuf>,
+    /// Speak HTTP to the registry.
+    #[arg(long)]
+    pub plain_http: bool,
+    /// Annotation of the image's manifest; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    pub annotation: Vec<(String, String)>,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t = PushFormat::Text)]
+    pub output: PushFormat,
 }
 
 #[derive(Debug, Args)]
@@ -207,6 +252,18 @@ pub enum DumpFormat {
     Raw,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PushFormat {
+    /// The reference by digest.
+    Text,
+    Json,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or("write KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
 /// As kubectl takes it: a number with a unit; without one, seconds; 0 is no limit.
 fn timeout(text: &str) -> Result<Duration, String> {
     let given = match text.parse::<u64>() {
@@ -230,7 +287,17 @@ mod tests {
         Cli::command().debug_assert();
         let mut cli = Cli::command();
         cli.build();
-        for path in [&["get"][..], &["why"], &["maps", "ls"], &["maps", "dump"], &["completion"]] {
+        for path in [
+            &["get"][..],
+            &["why"],
+            &["maps", "ls"],
+            &["maps", "dump"],
+            &["restart"],
+            &["suspend"],
+            &["resume"],
+            &["push"],
+            &["completion"],
+        ] {
             let mut command = &mut cli;
             for name in path {
                 command = command.find_subcommand_mut(name).unwrap();

@@ -23,6 +23,14 @@ pub enum Error {
     NodesHidden(String),
     #[error("the cluster has no EbpfProgram resource: Skep is not installed in it (helm install skep)")]
     NotInstalled,
+    #[error(
+        "a host without Kubernetes is changed by its manifests: set spec.suspend, or the annotation skep.dev/restartedAt, in the file"
+    )]
+    NoChangeBySocket,
+    #[error(
+        "the API server dropped {0}: its definition of EbpfProgram is older than this plugin; upgrade Skep in the cluster (helm upgrade)"
+    )]
+    FieldDropped(&'static str),
     #[error("EbpfProgram {0} not found; kubectl skep get -A lists all")]
     NoProgram(String),
     #[error("EbpfProgram {program} runs on no node; kubectl skep why {program} says why")]
@@ -65,6 +73,12 @@ pub enum Error {
     UnusableToken,
     #[error("{failed} of {of} nodes did not answer")]
     Incomplete { failed: usize, of: usize },
+    #[error("{path}: {problem}")]
+    Object { path: PathBuf, problem: String },
+    #[error("{path}: {problem}")]
+    File { path: PathBuf, problem: std::io::Error },
+    #[error("{0}")]
+    Image(#[from] skep_image::ImageError),
     #[error("writing: {0}")]
     Output(std::io::Error),
 }

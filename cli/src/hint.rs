@@ -9,7 +9,9 @@ pub fn hint(reason: Reason) -> &'static str {
         Reason::Progressing => {
             "Wait; if it lasts longer than a few minutes, look at the nodes that are Updating below."
         }
-        Reason::Suspended => "Set spec.suspend to false to attach it again.",
+        Reason::Suspended => {
+            "Attach it again by kubectl skep resume NAME, or by taking spec.suspend out of its manifest."
+        }
         Reason::NoMatchingNode => {
             "Compare spec.nodeSelector with `kubectl get nodes --show-labels`, and `kubectl get ebpfnodes` with the nodes that should have an agent."
         }

@@ -1,6 +1,6 @@
-//! The kubectl plugin: `kubectl skep get|why|maps`.
+//! The kubectl plugin: `kubectl skep get|why|maps|restart|suspend|resume|push`.
 //!
-//! Guarantees: it only reads, apart from minting a ten-minute token; the user's own credential goes to the API server and
+//! Guarantees: it only reads, apart from minting a ten-minute token and from the commands that say otherwise; the user's own credential goes to the API server and
 //! nowhere else; everything printed is rendered by a pure function of what was read and of the time.
 //!
 //! Two sources give the same [`view::Program`]s: the cluster ([`cluster`]), and one agent by its socket ([`socket`]).
@@ -10,6 +10,7 @@
 pub mod age;
 pub mod agent;
 pub mod args;
+pub mod change;
 pub mod cluster;
 pub mod columns;
 pub mod completion;
@@ -26,6 +27,7 @@ pub mod order;
 pub mod output;
 pub mod page;
 pub mod percpu;
+pub mod push;
 pub mod reports;
 pub mod schema;
 pub mod socket;
@@ -35,6 +37,7 @@ pub mod view;
 pub mod why;
 
 use args::{Cli, Command, MapsCommand};
+use change::What;
 use error::Error;
 
 /// Runs one command line.
@@ -46,6 +49,10 @@ pub async fn run(cli: &Cli) -> Result<(), Error> {
             MapsCommand::Ls(ls) => maps::run(&cli.global, ls).await,
             MapsCommand::Dump(dump) => dump::run(&cli.global, dump).await,
         },
+        Command::Restart(change) => change::run(&cli.global, change, What::Restart).await,
+        Command::Suspend(change) => change::run(&cli.global, change, What::Suspend).await,
+        Command::Resume(change) => change::run(&cli.global, change, What::Resume).await,
+        Command::Push(push) => push::run(push).await,
         Command::Completion(completion) => completion::run(completion),
         Command::Version => output::print(&format!("kubectl-skep {}\n", env!("CARGO_PKG_VERSION"))),
     }

@@ -53,6 +53,10 @@ pub struct EbpfProgramSpec {
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub programs: Vec<Program>,
+    /// Whether the programs are off their hooks. They and their maps stay loaded, and are attached again when this is
+    /// false or absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<bool>,
 }
 
 /// Options of one map. At least one is given.

@@ -9,30 +9,25 @@ use sha2::{Digest, Sha256};
 
 use crate::ebpfprogram::EbpfProgramSpec;
 
-/// Hash of all that changes a node: image digest, globals, maps, programs with their attach entries, and the value of
-/// the restart annotation. The unit of status, rollout and rollback.
+/// Hash of all that changes a node: image digest, globals, maps, programs with their attach entries, whether they are
+/// suspended, and the value of the restart annotation. The unit of status, rollout and rollback.
 ///
 /// `digest` is the image's, `sha256:...`. Node selector, pull policy, pull secrets and the tag's text are not part of it.
 pub fn revision_hash(spec: &EbpfProgramSpec, digest: &str, restart: Option<&str>) -> String {
     let mut parts = pick(spec, &["globals", "maps", "programs"]);
-    parts.insert("digest".into(), digest.into());
-    if let Some(restart) = restart {
-        parts.insert("restart".into(), restart.into());
+    // `false` is what absent means.
+    if spec.suspend == Some(true) {
+        parts.insert("suspend".into(), true.into());
     }
-    short_hash(&Value::Object(parts))
+    finish(parts, digest, restart)
 }
 
-/// Hash of what the kernel's program load sees: image digest, globals, map definitions, and the functions with their
-/// load-time attributes. Names the directory in bpffs; only its change loads anew.
+/// Hash of what the kernel's program load sees: image digest, globals, map definitions, the names of the functions, and
+/// the value of the restart annotation. Names the directory in bpffs; only its change loads anew.
 ///
-/// `functions`: function name and load-time attributes as one string (fentry's target, a cgroup kind's attach type; empty
-/// for a kind without any), once per variant; order and repetition do not matter. What becomes of a map on update
-/// (`onUpdate`) is not part of its definition.
-pub fn load_hash<F, A>(spec: &EbpfProgramSpec, digest: &str, functions: &[(F, A)]) -> String
-where
-    F: AsRef<str>,
-    A: AsRef<str>,
-{
+/// Not part of it: what the kernel wants to know of an attach point when it loads a function (that makes variants inside
+/// of one load), and what becomes of a map on update (`onUpdate`).
+pub fn load_hash(spec: &EbpfProgramSpec, digest: &str, restart: Option<&str>) -> String {
     let mut parts = pick(spec, &["globals", "maps"]);
     if let Some(Value::Object(maps)) = parts.get_mut("maps") {
         maps.values_mut().filter_map(Value::as_object_mut).for_each(|options| drop(options.remove("onUpdate")));
@@ -41,11 +36,19 @@ where
             parts.remove("maps");
         }
     }
-    let mut variants: Vec<[&str; 2]> = functions.iter().map(|(f, a)| [f.as_ref(), a.as_ref()]).collect();
-    variants.sort_unstable();
-    variants.dedup();
+    let mut functions: Vec<&str> = spec.programs.iter().map(|program| program.name.as_str()).collect();
+    functions.sort_unstable();
+    functions.dedup();
+    // The second place is that of attributes which once were part of this: hashes stay as they were.
+    parts.insert("functions".into(), functions.into_iter().map(|name| Value::from(vec![name, ""])).collect());
+    finish(parts, digest, restart)
+}
+
+fn finish(mut parts: Map<String, Value>, digest: &str, restart: Option<&str>) -> String {
     parts.insert("digest".into(), digest.into());
-    parts.insert("functions".into(), variants.into_iter().map(|[f, a]| Value::from(vec![f, a])).collect());
+    if let Some(restart) = restart {
+        parts.insert("restart".into(), restart.into());
+    }
     short_hash(&Value::Object(parts))
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use serde::Deserialize;
 use serde_json::Value;
-use skep_crds::{API_VERSION, EbpfProgram, Reason, revision_hash, validate};
+use skep_crds::{API_VERSION, EbpfProgram, Reason, load_hash, revision_hash, validate};
 use skep_image::Auth;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,6 @@ use uuid::Uuid;
 use crate::actor::Shared;
 use crate::desired::DesiredProgram;
 use crate::error::ProgramError;
-use crate::prepare::load_name;
 use crate::supervisor::Handle;
 
 /// An editor writes a file in several steps.
@@ -147,9 +146,17 @@ fn read(dir: &Path) -> Result<Vec<Document>, String> {
 struct Follower {
     shared: std::sync::Arc<Shared>,
     supervisor: Handle,
-    /// What was last taken over, by uid: the spec, and the digest that its tag had.
-    applied: BTreeMap<String, (Value, String)>,
+    /// What was last taken over, by uid.
+    applied: BTreeMap<String, Applied>,
     first: bool,
+}
+
+struct Applied {
+    spec: Value,
+    /// The value of the restart annotation.
+    restart: Option<String>,
+    /// What the tag named.
+    digest: String,
 }
 
 impl Follower {
@@ -201,20 +208,20 @@ impl Follower {
         program: EbpfProgram,
     ) -> Result<(), (Reason, String)> {
         let spec = serde_json::to_value(&program.spec).map_err(|e| (Reason::Internal, e.to_string()))?;
-        if self.applied.get(uid).is_some_and(|(before, _)| *before == spec) {
+        let restart = program.metadata.annotations.as_ref().and_then(|a| a.get(skep_crds::RESTARTED_AT)).cloned();
+        if self.applied.get(uid).is_some_and(|before| (&before.spec, &before.restart) == (&spec, &restart)) {
             return Ok(());
         }
         let digest = self.digest(uid, &program).await?;
-        let restart = program.metadata.annotations.as_ref().and_then(|a| a.get(skep_crds::RESTARTED_AT));
         let desired = DesiredProgram {
-            revision: revision_hash(&program.spec, &digest, restart.map(String::as_str)),
-            load: load_name(&program.spec, &digest),
+            revision: revision_hash(&program.spec, &digest, restart.as_deref()),
+            load: load_hash(&program.spec, &digest, restart.as_deref()),
             spec: spec.clone(),
             digest: digest.clone(),
             ..blank(uid, namespace, name)
         };
         self.supervisor.apply(desired, Auth::Anonymous).await.map_err(|e| (e.reason(), e.to_string()))?;
-        self.applied.insert(uid.to_owned(), (spec, digest));
+        self.applied.insert(uid.to_owned(), Applied { spec, restart, digest });
         Ok(())
     }
 

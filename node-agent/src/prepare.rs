@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use skep_crds::{EbpfProgramSpec, OnUpdate, load_hash};
+use skep_crds::{EbpfProgramSpec, OnUpdate};
 use skep_kernel::seam::{LoadRequest, Variant};
 use skep_object::map::map_type;
 use skep_object::{Object, ObjectError};
@@ -21,13 +21,8 @@ pub struct Prepared {
     pub targets: Targets,
     /// The cgroups that each gate lets pass.
     pub gates: BTreeMap<String, Vec<u64>>,
-}
-
-/// The name of the load of a spec: what the kernel's program load sees. Attach points are not part of it: those that
-/// the kernel wants to know at load time make variants inside of one load.
-pub fn load_name(spec: &EbpfProgramSpec, digest: &str) -> String {
-    let functions: Vec<(&str, &str)> = spec.programs.iter().map(|p| (p.name.as_str(), "")).collect();
-    load_hash(spec, digest, &functions)
+    /// Loaded, and on no hook.
+    pub suspended: bool,
 }
 
 /// Prepares; `load` is the name of the load.
@@ -44,20 +39,27 @@ pub fn prepare(
     for program in &spec.programs {
         object.program(&program.name)?;
     }
-    let targets = targets(spec, namespace, view, binaries);
+    let mut targets = targets(spec, namespace, view, binaries);
+    let suspended = spec.suspend == Some(true);
     let mut variants = BTreeSet::new();
     let mut links = BTreeMap::new();
     for found in &targets.hooks {
         let section = object.section_of(object.program(&found.function)?);
         let variant = Variant { function: found.function.clone(), attributes: found.hook.load_attributes(section) };
         let link = WantedLink { function: found.function.clone(), hook: found.hook.clone(), pin: variant.pin() };
-        links.insert(found.hook.link_name(&found.function), link);
+        if !suspended {
+            links.insert(found.hook.link_name(&found.function), link);
+        }
         variants.insert(variant);
     }
-    let spare = targets.waits_for_pods;
+    if suspended {
+        // Nobody misses a target who does not want it now.
+        targets.missing.clear();
+    }
+    let spare = targets.waits_for_pods && !suspended;
     let wanted = Wanted { load: load.to_owned(), variants: variants.clone(), links, spare };
     let gates = gates(spec, namespace, view);
-    Ok(Prepared { request: LoadRequest { object, maps, variants, keep }, wanted, targets, gates })
+    Ok(Prepared { request: LoadRequest { object, maps, variants, keep }, wanted, targets, gates, suspended })
 }
 
 /// Maps whose contents outlive a load: all that programs fill, unless the spec says otherwise; of data sections, only

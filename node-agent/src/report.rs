@@ -69,6 +69,9 @@ pub fn settled(desired: &DesiredProgram, prepared: &Prepared, outcome: &Outcome,
             };
             (state, reason, message)
         }
+        None if prepared.suspended => {
+            (State::Ready, Reason::Suspended, "on no hook; programs and maps stay loaded".to_owned())
+        }
         None if prepared.wanted.spare => {
             (State::Updating, Reason::Progressing, "waiting for the list of this node's pods".to_owned())
         }

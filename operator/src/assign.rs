@@ -47,16 +47,15 @@ pub fn selects(program: &EbpfProgram, facts: &NodeFacts) -> bool {
 /// The request that all of its nodes get.
 fn order(program: &EbpfProgram, image: &Resolution) -> Option<Order> {
     let (meta, spec) = (&program.metadata, &program.spec);
-    let restart = meta.annotations.as_ref().and_then(|annotations| annotations.get(RESTARTED_AT));
-    let functions: Vec<(&str, &str)> = spec.programs.iter().map(|function| (function.name.as_str(), "")).collect();
+    let restart = meta.annotations.as_ref().and_then(|annotations| annotations.get(RESTARTED_AT)).map(String::as_str);
     Some(Order {
         epoch: 0,
         uid: meta.uid.clone()?,
         namespace: meta.namespace.clone()?,
         name: meta.name.clone()?,
         generation: meta.generation.unwrap_or_default(),
-        revision: revision_hash(spec, &image.digest, restart.map(String::as_str)),
-        load: load_hash(spec, &image.digest, &functions),
+        revision: revision_hash(spec, &image.digest, restart),
+        load: load_hash(spec, &image.digest, restart),
         digest: image.digest.clone(),
         api_version: skep_crds::API_VERSION.into(),
         spec_json: serde_json::to_vec(spec).ok()?.into(),
@@ -106,7 +105,7 @@ mod tests {
         assert_eq!((first.generation, first.name.as_str(), first.uid.as_str()), (1, "flows", "uid-flows"));
         program.metadata.annotations = Some([(RESTARTED_AT.to_string(), "now".to_string())].into());
         let restarted = revision(&program, &image(&reference));
-        assert!(restarted.revision != first.revision && restarted.load == first.load);
+        assert!(restarted.revision != first.revision && restarted.load != first.load);
         assert_eq!(assign(&program, Some(&image("other:v1")), &nodes()).order, None, "an image of before");
     }
 

@@ -18,8 +18,11 @@ fn image() -> Resolution {
 }
 
 fn status(nodes: Vec<(&str, Standing<'_>)>) -> Value {
-    let (program, image) = (program("flows"), image());
-    let view = View { program: &program, image: Image::Resolved(&image), revision: REV, nodes };
+    status_of(&program("flows"), nodes)
+}
+
+fn status_of(program: &EbpfProgram, nodes: Vec<(&str, Standing<'_>)>) -> Value {
+    let view = View { program, image: Image::Resolved(&image()), revision: REV, nodes };
     serde_json::to_value(rollup(&view, &now())).unwrap()
 }
 
@@ -134,6 +137,16 @@ fn what_holds_ready_and_what_does_not() {
     assert_eq!(ready_condition(vec![("a", Report(&idle)), ("b", Report(&ready))]).1, "Ready");
     let transient = status(vec![("a", Report(&full))]);
     assert_eq!(transient["conditions"][1]["type"], "Reconciling", "what is tried again is not stalled");
+}
+
+#[test]
+fn a_suspended_program_is_ready_and_says_that_it_is_on_no_hook() {
+    let mut program = program("flows");
+    program.spec.suspend = Some(true);
+    let mut detached = report(REV, State::Ready, "Suspended", "");
+    detached.hooks[0].targets = 0;
+    let condition = &status_of(&program, vec![("a", Standing::Report(&detached))])["conditions"][0];
+    assert_eq!((&condition["status"], &condition["reason"]), (&json!("True"), &json!("Suspended")));
 }
 
 #[test]

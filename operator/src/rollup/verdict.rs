@@ -75,6 +75,13 @@ pub(super) fn verdict(view: &View<'_>, counts: &NodeCounts, failures: &[Failure]
         _ => None,
     });
     let targets: u64 = targets.flat_map(|report| &report.hooks).map(|hook| u64::from(hook.targets)).sum();
+    if view.program.spec.suspend == Some(true) {
+        let message = format!(
+            "suspended: loaded and on no hook; set spec.suspend to false to attach it ({})",
+            running(view, counts)
+        );
+        return Verdict { ready: true, reason: Reason::Suspended, message, work: Work::Rest };
+    }
     let message = running(view, counts);
     if targets == 0 {
         let message = format!("{message}; its selectors match nothing on any node");

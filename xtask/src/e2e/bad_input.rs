@@ -29,9 +29,9 @@ const TRACE: &str = "{name: trace, attach: [{tracepoint: {category: sched, name:
 const OF_IMAGES: &[Case] = &[
     ("missing-tag", "xdp-counter:nope", PROGRAM, "", "ImageNotFound", "does not have it"),
     ("missing-repository", "nope:v1", PROGRAM, "", "ImageNotFound", "does not have it"),
-    ("no-image", "bad/not-an-image:v1", PROGRAM, "", "ImageInvalid", "not-an-image"),
-    ("no-object", "busybox:dev", PROGRAM, "", "ImageInvalid", "bpf.o"),
-    ("not-elf", "bad/text:v1", PROGRAM, "", "ObjectInvalid", "not an ELF"),
+    ("no-image", "bad/not-an-image:v1", PROGRAM, "", "ImageInvalid", "has no image, and none for linux/"),
+    ("no-object", "busybox:dev", PROGRAM, "", "ImageInvalid", "no .o file"),
+    ("not-elf", "bad/text:v1", PROGRAM, "", "ImageInvalid", "no ELF file"),
     ("truncated", "bad/truncated:v1", PROGRAM, "", "ObjectInvalid", "truncated"),
     ("big-endian", "bad/big-endian:v1", PROGRAM, "", "ObjectInvalid", "big-endian"),
 ];

@@ -39,12 +39,9 @@ pub fn push(c: &Cluster) -> Result<()> {
     let good = std::fs::read(bpf::objects().join("xdp-counter.o")).context("the object of xdp-counter")?;
     push_object(c, "bad/text:v1", b"#!/bin/sh\necho this is no object\n")?;
     push_object(c, "bad/truncated:v1", &good[..good.len() / 2])?;
-    let mut big = good;
-    // e_ident[EI_DATA] = ELFDATA2MSB
-    big[5] = 2;
-    push_object(c, "bad/big-endian:v1", &big)?;
-    push_object(c, "bad/rejected:v1", &compile("rejected", REJECTED)?)?;
-    push_object(c, "bad/kprobe:v1", &compile("kprobe", KPROBE)?)?;
+    push_object(c, "bad/big-endian:v1", &compile("bpfeb", "kprobe", KPROBE)?)?;
+    push_object(c, "bad/rejected:v1", &compile("bpfel", "rejected", REJECTED)?)?;
+    push_object(c, "bad/kprobe:v1", &compile("bpfel", "kprobe", KPROBE)?)?;
     push_empty_index(c)
 }
 
@@ -61,13 +58,13 @@ fn push_to(c: &Cluster, reference: &str, object: &[u8]) -> Result<()> {
     image::Image::Bytecode { object: file, reference: reference.to_owned(), connection }.run()
 }
 
-fn compile(name: &str, source: &str) -> Result<Vec<u8>> {
+fn compile(target: &str, name: &str, source: &str) -> Result<Vec<u8>> {
     let dir = tempfile::tempdir()?;
     let file = format!("{name}.bpf.c");
     std::fs::write(dir.path().join(&file), source)?;
     let headers = format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH);
     let mut clang = Command::new("clang");
-    clang.current_dir(dir.path()).args(["-g", "-O2", "-target", "bpf", &headers, "-c", &file, "-o", "out.o"]);
+    clang.current_dir(dir.path()).args(["-g", "-O2", "-target", target, &headers, "-c", &file, "-o", "out.o"]);
     step::ask(&mut clang)?;
     Ok(std::fs::read(dir.path().join("out.o"))?)
 }
