@@ -8,9 +8,9 @@ use std::path::Path;
 use skep_object::kind::{KINDS, Kind};
 
 use crate::error::{Holder, KernelError};
-use crate::hook::{Hook, Target, XdpMode};
+use crate::hook::{Hook, Netfilter, Target, XdpMode};
 use crate::netns;
-use crate::sys::link::{self, LinkTarget};
+use crate::sys::link::{self, LinkTarget, NetfilterAt};
 use crate::sys::{netlink, perf, program};
 
 type Attach = fn(BorrowedFd<'_>, &Hook) -> Result<OwnedFd, KernelError>;
@@ -31,6 +31,8 @@ static ATTACH: [(Kind, Means); KINDS.len()] = [
     (Kind::Tc, Means::Filter),
     (Kind::CgroupSkb, Means::Link(cgroup)),
     (Kind::CgroupSockAddr, Means::Link(cgroup)),
+    (Kind::SkLookup, Means::Link(sk_lookup)),
+    (Kind::Netfilter, Means::Link(netfilter)),
     (Kind::Tracepoint, Means::Link(tracepoint)),
     (Kind::RawTracepoint, Means::Link(raw_tracepoint)),
     (Kind::BtfTracepoint, Means::Link(loaded_target)),
@@ -146,6 +148,63 @@ fn cgroup(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> 
         Some(libc::EPERM) => KernelError::HookBusy { target: what(), holder: holder(0) },
         _ => KernelError::Io { what: what(), source: e },
     })
+}
+
+fn sk_lookup(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
+    let Target::Netns { path, name, .. } = &hook.target else { return Err(wrong_target(hook)) };
+    let what = || format!("skLookup in the network namespace of {name}");
+    let netns = File::open(path).map_err(|e| netns_error(path, name, what(), e))?;
+    link::create(program, LinkTarget::Fd(netns.as_fd()), hook.attach_type, 0).map_err(|e| match e.raw_os_error() {
+        Some(libc::E2BIG) => KernelError::LimitReached {
+            what: what(),
+            limit: "the kernel takes 64 programs per network namespace".into(),
+        },
+        _ => netns_error(path, name, what(), e),
+    })
+}
+
+/// At the priority, or, where that is taken, at the next one: of two programs of which one takes the other's place, one
+/// has the one and one the other, and the kernel says which is free. A place that is left must be free at once, so that
+/// what ends a link says so to the kernel instead of leaving it to the last reference: see [`crate::Host`].
+///
+/// The link holds the network namespace, which outlives its last process until the link is detached.
+fn netfilter(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
+    let (Target::Netns { path, name, .. }, Some(place)) = (&hook.target, hook.options.netfilter) else {
+        return Err(wrong_target(hook));
+    };
+    let Netfilter { family, hook: at, priority, defragment } = place;
+    let create = |priority| {
+        let target = NetfilterAt { family: family as u32, hook: at as u32, priority, defragment };
+        link::create(program, LinkTarget::Netfilter(target), hook.attach_type, 0)
+    };
+    let next = priority.saturating_add(1);
+    let taken = |e: &io::Error| e.raw_os_error() == Some(libc::EBUSY);
+    let link =
+        netns::within(Some(path), || create(priority).or_else(|e| if taken(&e) { create(next) } else { Err(e) }));
+    let what = || format!("netfilter {family:?} {at:?} in the network namespace of {name}");
+    link.map_err(|e| match e.raw_os_error() {
+        Some(libc::EBUSY) => {
+            KernelError::HookBusy { target: format!("{}, priority {priority} or {next},", what()), holder: holder(0) }
+        }
+        Some(libc::ENOENT | libc::EINVAL | libc::EAFNOSUPPORT) if defragment && path.exists() => {
+            KernelError::KernelUnsupported {
+                what: what(),
+                why: format!("this kernel has no nf_defrag_{}", format!("{family:?}").to_lowercase()),
+            }
+        }
+        _ => netns_error(path, name, what(), e),
+    })
+}
+
+fn netns_error(path: &Path, name: &str, what: String, error: io::Error) -> KernelError {
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ESRCH) if !path.exists() => KernelError::TargetNotFound {
+            target: format!("the network namespace of {name}"),
+            why: "its process is gone".into(),
+        },
+        Some(libc::EPERM) => KernelError::PermissionDenied { what, why: "CAP_NET_ADMIN is missing".into() },
+        _ => KernelError::Io { what, source: error },
+    }
 }
 
 fn tracepoint(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {

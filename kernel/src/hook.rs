@@ -23,6 +23,38 @@ pub struct Options {
     pub xdp_mode: XdpMode,
     /// tc only: the filter's priority; 0: Skep's default.
     pub tc_priority: u16,
+    /// netfilter only: where in the path of packets.
+    pub netfilter: Option<Netfilter>,
+}
+
+/// A place in the path of packets through a network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Netfilter {
+    pub family: Family,
+    pub hook: NetfilterHook,
+    /// The lower of the two priorities that a link may have: see [`crate::attach`].
+    pub priority: i32,
+    /// The program sees whole packets, not their fragments.
+    pub defragment: bool,
+}
+
+/// NFPROTO_* (include/uapi/linux/netfilter.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Family {
+    Ipv4 = 2,
+    Ipv6 = 10,
+}
+
+/// NF_INET_* (include/uapi/linux/netfilter.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum NetfilterHook {
+    PreRouting = 0,
+    LocalIn = 1,
+    Forward = 2,
+    LocalOut = 3,
+    PostRouting = 4,
 }
 
 /// How an XDP program is run.
@@ -51,6 +83,14 @@ pub enum Target {
         /// The cgroup's id, never used again.
         id: u64,
     },
+    Netns {
+        /// A path to the network namespace, e.g. /proc/1/ns/net.
+        path: PathBuf,
+        /// SO_NETNS_COOKIE: never used again, unlike the inode.
+        cookie: u64,
+        /// For people: whose it is.
+        name: String,
+    },
     /// `category/name` of a tracepoint, or the name of a raw one.
     Event(String),
     Function {
@@ -69,11 +109,12 @@ pub enum Target {
 }
 
 impl Target {
-    /// For people: an interface's name, a cgroup's path, a function.
+    /// For people: an interface's name, a cgroup's path, the owner of a network namespace, a function.
     pub fn display(&self) -> String {
         match self {
             Target::Interface { name, .. } => name.clone(),
             Target::Cgroup { path, .. } => path.display().to_string(),
+            Target::Netns { name, .. } => name.clone(),
             Target::Event(name) => name.clone(),
             Target::Function { name, offset: 0 } => name.clone(),
             Target::Function { name, offset } => format!("{name}+{offset:#x}"),
@@ -85,6 +126,7 @@ impl Target {
         match self {
             Target::Interface { cookie, ifindex, .. } => format!("if:{cookie}:{ifindex}"),
             Target::Cgroup { id, .. } => format!("cgroup:{id}"),
+            Target::Netns { cookie, .. } => format!("netns:{cookie}"),
             Target::Event(name) => format!("event:{name}"),
             Target::Function { name, offset } => format!("func:{name}:{offset}"),
             Target::Binary { identity, offset, .. } => format!("file:{identity}:{offset}"),
@@ -109,14 +151,18 @@ impl Hook {
     /// The name of the link's pin: a hash of the function, the hook, the target and every option that a link update
     /// cannot change. It says what should be there; whether it lives is the kernel's to say.
     pub fn link_name(&self, function: &str) -> String {
-        let Options { xdp_mode, tc_priority } = self.options;
-        let text = format!(
+        let Options { xdp_mode, tc_priority, netfilter } = self.options;
+        let mut text = format!(
             "{function}\n{}\n{}\n{}\n{xdp_mode:?}\n{tc_priority}\n{}",
             self.kind,
             self.attach_type,
             self.target.identity(),
             self.gate.as_deref().unwrap_or("")
         );
+        // Nothing is added for the other kinds: an agent of another version knows the links that are there.
+        if let Some(Netfilter { family, hook, priority, defragment }) = netfilter {
+            text.push_str(&format!("\n{family:?} {hook:?} {priority} {defragment}"));
+        }
         hex_prefix(text.as_bytes())
     }
 }
@@ -148,5 +194,29 @@ mod tests {
         let mut generic = xdp(1, "eth0");
         generic.options.xdp_mode = XdpMode::Generic;
         assert_ne!(generic.link_name("f"), xdp(1, "eth0").link_name("f"));
+    }
+
+    #[test]
+    fn names_stay_over_versions() {
+        assert_eq!(xdp(1, "eth0").link_name("f"), "691e0f193d11508ed5fd");
+    }
+
+    #[test]
+    fn what_a_netfilter_link_cannot_change_is_in_its_name() {
+        let (family, hook) = (Family::Ipv4, NetfilterHook::LocalIn);
+        let place = Netfilter { family, hook, priority: 10, defragment: false };
+        let name = |place: Netfilter| {
+            let target = Target::Netns { path: "/n".into(), cookie: 1, name: "the node".into() };
+            let options = Options { netfilter: Some(place), ..Options::default() };
+            Hook { kind: Kind::Netfilter, attach_type: 45, target, options, gate: None }.link_name("f")
+        };
+        for other in [
+            Netfilter { family: Family::Ipv6, ..place },
+            Netfilter { hook: NetfilterHook::Forward, ..place },
+            Netfilter { priority: 12, ..place },
+            Netfilter { defragment: true, ..place },
+        ] {
+            assert_ne!(name(other), name(place));
+        }
     }
 }

@@ -147,6 +147,20 @@ fn pin(fd: &OwnedFd, path: &Path) -> Result<(), KernelError> {
     sys::pin(fd.as_fd(), path).map_err(KernelError::io(format!("pinning {}", path.display())))
 }
 
+/// Takes a pinned link off its hook; one that is not there is fine.
+fn drop_link(path: &Path) -> Result<(), KernelError> {
+    if let Ok(link) = sys::open_pin(path) {
+        detach_now(link);
+    }
+    bpffs::unpin(path)
+}
+
+/// Frees the hook at once where the kernel can: the last reference alone frees it a moment later. The other kinds go with
+/// their references.
+fn detach_now(link: OwnedFd) {
+    let _ = link::detach(link.as_fd());
+}
+
 fn rename(from: &Path, to: &Path) -> Result<(), KernelError> {
     std::fs::rename(from, to).map_err(KernelError::io(format!("renaming {} to {}", from.display(), to.display())))
 }
@@ -220,12 +234,17 @@ impl Kernel for Host {
                     _ => KernelError::Io { what: what(), source: e },
                 })
             }
-            UpdateWay::Beside => {
-                let link = attach::attach(new.as_fd(), hook)?;
+            UpdateWay::Beside | UpdateWay::BesideNeighbour => {
                 let staged = PathBuf::from(format!("{}~", path.display()));
-                bpffs::unpin(&staged)?;
+                drop_link(&staged)?;
+                let left = sys::open_pin(&path);
+                let link = attach::attach(new.as_fd(), hook)?;
                 pin(&link, &staged)?;
-                rename(&staged, &path)
+                rename(&staged, &path)?;
+                if let Ok(left) = left {
+                    detach_now(left);
+                }
+                Ok(())
             }
         }
     }
@@ -234,12 +253,7 @@ impl Kernel for Host {
         if self.filters.detach(uid, name)? {
             return Ok(());
         }
-        let path = self.bpffs.link(uid, name);
-        if let Ok(link) = sys::open_pin(&path) {
-            // At once where the kernel can; the others go with the pin.
-            let _ = link::detach(link.as_fd());
-        }
-        bpffs::unpin(&path)
+        drop_link(&self.bpffs.link(uid, name))
     }
 
     fn remove_load(&self, uid: &str, name: &str) -> Result<(), KernelError> {
@@ -253,10 +267,8 @@ impl Kernel for Host {
     fn discard(&self, uid: &str, staged: &str) -> Result<(), KernelError> {
         let Some(base) = staged.strip_suffix('~') else { return Ok(()) };
         bpffs::remove_tree(&self.bpffs.staged_load(uid, base))?;
-        for dir in [self.bpffs.links(uid), self.bpffs.kept_maps(uid)] {
-            bpffs::unpin(&dir.join(format!("{}~", escape(base))))?;
-        }
-        Ok(())
+        drop_link(&self.bpffs.links(uid).join(format!("{}~", escape(base))))?;
+        bpffs::unpin(&self.bpffs.kept_maps(uid).join(format!("{}~", escape(base))))
     }
 
     fn remove_program(&self, uid: &str) -> Result<(), KernelError> {

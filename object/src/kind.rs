@@ -9,6 +9,8 @@ pub enum Kind {
     Tc,
     CgroupSkb,
     CgroupSockAddr,
+    SkLookup,
+    Netfilter,
     Tracepoint,
     RawTracepoint,
     BtfTracepoint,
@@ -27,6 +29,9 @@ pub enum UpdateWay {
     Swap,
     /// The new is attached before the old goes: nothing missed; for a moment both run.
     Beside,
+    /// As `Beside`, but the kernel takes one program per place, so that the new one is attached next to the old one's:
+    /// two places alternate.
+    BesideNeighbour,
 }
 
 /// What an attach point is.
@@ -34,6 +39,7 @@ pub enum UpdateWay {
 pub enum TargetClass {
     Interface,
     Cgroup,
+    NetworkNamespace,
     /// A tracepoint: `category/name`, or a name alone.
     Event,
     /// A kernel function, with an offset for kprobes.
@@ -96,6 +102,8 @@ mod program {
     pub const RAW_TRACEPOINT: u32 = 17;
     pub const CGROUP_SOCK_ADDR: u32 = 18;
     pub const TRACING: u32 = 26;
+    pub const SK_LOOKUP: u32 = 30;
+    pub const NETFILTER: u32 = 32;
 }
 
 /// BPF attach types (include/uapi/linux/bpf.h).
@@ -105,20 +113,24 @@ pub mod attach {
     pub const TRACE_RAW_TP: u32 = 23;
     pub const TRACE_FENTRY: u32 = 24;
     pub const TRACE_FEXIT: u32 = 25;
+    pub const SK_LOOKUP: u32 = 36;
     pub const XDP: u32 = 37;
     pub const PERF_EVENT: u32 = 41;
+    pub const NETFILTER: u32 = 45;
     pub const TCX_INGRESS: u32 = 46;
     pub const TCX_EGRESS: u32 = 47;
 }
 
 /// The table.
 #[rustfmt::skip] // one row, one line
-pub static KINDS: [Row; 14] = [
+pub static KINDS: [Row; 16] = [
     row(Kind::Xdp, "xdp", &["xdp", "xdp.frags"], program::XDP, attach::XDP, LoadTime::AttachType, TargetClass::Interface, UpdateWay::Swap, FLOOR),
     row(Kind::Tcx, "tcx", &["tcx", "tc", "classifier"], program::SCHED_CLS, 0, LoadTime::Nothing, TargetClass::Interface, UpdateWay::Swap, Release(6, 6)),
     row(Kind::Tc, "tc", &["tc", "classifier", "tcx"], program::SCHED_CLS, 0, LoadTime::Nothing, TargetClass::Interface, UpdateWay::Swap, FLOOR),
     row(Kind::CgroupSkb, "cgroupSkb", &["cgroup_skb", "cgroup"], program::CGROUP_SKB, 0, LoadTime::AttachType, TargetClass::Cgroup, UpdateWay::Swap, FLOOR),
     row(Kind::CgroupSockAddr, "cgroupSockAddr", &["cgroup"], program::CGROUP_SOCK_ADDR, 0, LoadTime::AttachType, TargetClass::Cgroup, UpdateWay::Swap, FLOOR),
+    row(Kind::SkLookup, "skLookup", &["sk_lookup"], program::SK_LOOKUP, attach::SK_LOOKUP, LoadTime::AttachType, TargetClass::NetworkNamespace, UpdateWay::Swap, FLOOR),
+    row(Kind::Netfilter, "netfilter", &["netfilter"], program::NETFILTER, attach::NETFILTER, LoadTime::AttachType, TargetClass::NetworkNamespace, UpdateWay::BesideNeighbour, Release(6, 4)),
     row(Kind::Tracepoint, "tracepoint", &["tracepoint", "tp"], program::TRACEPOINT, attach::PERF_EVENT, LoadTime::Nothing, TargetClass::Event, UpdateWay::Beside, FLOOR),
     row(Kind::RawTracepoint, "rawTracepoint", &["raw_tracepoint", "raw_tp"], program::RAW_TRACEPOINT, 0, LoadTime::Nothing, TargetClass::Event, UpdateWay::Beside, FLOOR),
     row(Kind::BtfTracepoint, "btfTracepoint", &["tp_btf"], program::TRACING, attach::TRACE_RAW_TP, LoadTime::BtfTracepoint, TargetClass::Event, UpdateWay::Beside, FLOOR),

@@ -142,10 +142,8 @@ pub(super) struct LinkCreate {
     pub target: u32,
     pub attach_type: u32,
     pub flags: u32,
-    /// perf: the cookie; tcx: the descriptor or id of a neighbour.
-    pub extra: u64,
-    /// tcx: the expected revision.
-    pub extra2: u64,
+    /// netfilter: family, hook, priority, flags.
+    pub extra: [u32; 4],
 }
 
 #[repr(C)]

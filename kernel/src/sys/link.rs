@@ -15,21 +15,40 @@ const BPF_F_REPLACE: u32 = 1 << 2;
 pub enum LinkTarget<'a> {
     Fd(BorrowedFd<'a>),
     Interface(u32),
+    /// The calling thread's network namespace.
+    Netfilter(NetfilterAt),
     /// The program was loaded for its target; nothing more to say.
     Loaded,
 }
 
+/// A place in the path of packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NetfilterAt {
+    /// NFPROTO_*.
+    pub family: u32,
+    /// NF_INET_*.
+    pub hook: u32,
+    pub priority: i32,
+    /// BPF_F_NETFILTER_IP_DEFRAG.
+    pub defragment: bool,
+}
+
+/// BPF_F_NETFILTER_IP_DEFRAG.
+const DEFRAGMENT: u32 = 1;
+
 /// Creates a link.
 pub fn create(program: BorrowedFd<'_>, target: LinkTarget<'_>, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
-    let target = match target {
-        LinkTarget::Fd(fd) => raw(fd),
-        LinkTarget::Interface(index) => index,
-        LinkTarget::Loaded => 0,
-    };
-    bpf_fd(
-        Command::LinkCreate,
-        &mut LinkCreate { prog_fd: raw(program), target, attach_type, flags, extra: 0, extra2: 0 },
-    )
+    let mut attr = LinkCreate { prog_fd: raw(program), attach_type, flags, ..LinkCreate::default() };
+    match target {
+        LinkTarget::Fd(fd) => attr.target = raw(fd),
+        LinkTarget::Interface(index) => attr.target = index,
+        LinkTarget::Netfilter(at) => {
+            let priority = at.priority.cast_unsigned();
+            attr.extra = [at.family, at.hook, priority, if at.defragment { DEFRAGMENT } else { 0 }];
+        }
+        LinkTarget::Loaded => {}
+    }
+    bpf_fd(Command::LinkCreate, &mut attr)
 }
 
 /// Attaches to a raw tracepoint; without a name to the one that the program was loaded for (also fentry and fexit).
@@ -80,6 +99,7 @@ pub enum LinkKind {
     Netns {
         ino: u32,
     },
+    Netfilter(NetfilterAt),
     /// Kinds whose target cannot go away under them.
     Other {
         link_type: u32,
@@ -93,6 +113,9 @@ impl LinkInfo {
             LinkKind::Xdp { ifindex } | LinkKind::Tcx { ifindex, .. } => ifindex != 0,
             LinkKind::Cgroup { id, .. } => id != 0,
             LinkKind::Netns { ino } => ino != 0,
+            // It holds its network namespace, which lives as long as the link. Of one that somebody else detached the
+            // kernel says the same as before.
+            LinkKind::Netfilter(_) => true,
             LinkKind::Other { .. } => true,
         }
     }
@@ -103,6 +126,7 @@ mod link_type {
     pub const CGROUP: u32 = 3;
     pub const NETNS: u32 = 5;
     pub const XDP: u32 = 6;
+    pub const NETFILTER: u32 = 10;
     pub const TCX: u32 = 11;
 }
 
@@ -127,6 +151,11 @@ pub fn info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
             LinkKind::Cgroup { id: u64::from(r.words[0]) | u64::from(r.words[1]) << 32, attach_type: r.words[2] }
         }
         link_type::NETNS => LinkKind::Netns { ino: r.words[0] },
+        link_type::NETFILTER => {
+            let [family, hook, priority, flags] = r.words;
+            let defragment = flags & DEFRAGMENT != 0;
+            LinkKind::Netfilter(NetfilterAt { family, hook, priority: priority.cast_signed(), defragment })
+        }
         other => LinkKind::Other { link_type: other },
     };
     Ok(LinkInfo { id: r.id, program_id: r.program_id, kind })

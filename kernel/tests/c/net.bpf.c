@@ -73,6 +73,23 @@ int count_connect(struct bpf_sock_addr *ctx)
 	return 1;
 }
 
+SEC("sk_lookup")
+int count_lookup(struct bpf_sk_lookup *ctx)
+{
+	hit(4);
+	return SK_PASS;
+}
+
+/* 1: NF_ACCEPT; 0: NF_DROP. */
+const volatile __u32 verdict = 1;
+
+SEC("netfilter")
+int count_netfilter(void *ctx)
+{
+	hit(5);
+	return verdict ? 1 : 0;
+}
+
 /* A section that no loader knows must not matter to the programs beside it. */
 SEC("no_such_kind/at_all")
 int unknown(void *ctx)

@@ -6,7 +6,7 @@ use skep_kernel::hook::{Hook, Target};
 use skep_kernel::seam::Kernel;
 use skep_object::kind::{Kind, attach};
 
-use super::fixture::{Fixture, at, hook, object, request};
+use super::fixture::{Fixture, at, hook, local_in, object, request};
 
 /// Attaches, triggers, detaches, triggers: the counter moves once, by at least `expect`.
 fn fires(fixture: &Fixture, source: &str, function: &str, slot: u32, hook: &Hook, trigger: impl Fn()) {
@@ -103,6 +103,26 @@ fn cgroup_connect4() {
             "nc -w 1 127.0.0.1 1 </dev/null >/dev/null 2>&1 || bash -c '</dev/tcp/127.0.0.1/1' 2>/dev/null || true",
         )
     });
+}
+
+#[test]
+fn sk_lookup() {
+    let mut f = Fixture::new();
+    let netns = f.netns();
+    fires(&f, "net", "count_lookup", 4, &hook(Kind::SkLookup, 0, netns), || f.packets(5));
+}
+
+#[test]
+fn netfilter() {
+    let mut f = Fixture::new();
+    let hook = local_in(f.netns(), 10);
+    if !has_release(6, 4) {
+        let error =
+            f.host.load(&f.uid, "l1", &request(&object("net"), &[("count_netfilter", &hook)], &[])).unwrap_err();
+        assert_eq!(error.reason(), "KernelUnsupported", "{error}");
+        return;
+    }
+    fires(&f, "net", "count_netfilter", 5, &hook, || f.packets(5));
 }
 
 #[test]
@@ -256,7 +276,7 @@ fn fexit() {
     fires_or(&f, has_kprobes(), "PermissionDenied", "on_fexit", 8, &hook(Kind::Fexit, 0, openat2()), open_files);
 }
 
-fn has_release(major: u32, minor: u32) -> bool {
+pub fn has_release(major: u32, minor: u32) -> bool {
     let release = skep_kernel::probe::kernel_release();
     let mut parts = release.split(|c: char| !c.is_ascii_digit()).filter_map(|p| p.parse::<u32>().ok());
     (parts.next().unwrap(), parts.next().unwrap()) >= (major, minor)

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
-use skep_kernel::hook::{Hook, Options, Target};
+use skep_kernel::hook::{Family, Hook, Netfilter, NetfilterHook, Options, Target};
 use skep_kernel::seam::{Kernel, LoadRequest, ProgramAt, Variant};
 use skep_kernel::{Host, bpffs, netns, probe};
 use skep_object::Object;
@@ -41,6 +41,14 @@ impl Fixture {
         run("ip", &["-n", &name, "link", "set", "lo", "up"]);
         self.netns = Some(name);
         self.interface("lo")
+    }
+
+    /// A network namespace of its own, with `lo` up.
+    pub fn netns(&mut self) -> Target {
+        self.lo();
+        let path = self.netns_path();
+        let cookie = netns::view(&path).unwrap().cookie;
+        Target::Netns { path, cookie, name: "the test".into() }
     }
 
     /// Another process: everything is read back.
@@ -179,4 +187,12 @@ pub fn request(object: &Arc<Object>, hooks: &[(&str, &Hook)], globals: &[(&str, 
 pub fn hook(kind: Kind, attach_type: u32, target: Target) -> Hook {
     let attach_type = if attach_type == 0 { kind.row().attach_type } else { attach_type };
     Hook { kind, attach_type, target, options: Options::default(), gate: None }
+}
+
+/// IPv4 packets to this host.
+pub fn local_in(target: Target, priority: i32) -> Hook {
+    let mut hook = hook(Kind::Netfilter, 0, target);
+    let (family, at) = (Family::Ipv4, NetfilterHook::LocalIn);
+    hook.options.netfilter = Some(Netfilter { family, hook: at, priority, defragment: false });
+    hook
 }

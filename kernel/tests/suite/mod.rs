@@ -2,3 +2,4 @@ mod fires;
 mod fixture;
 mod lifecycle;
 mod loading;
+mod netns;
