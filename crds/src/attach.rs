@@ -4,6 +4,7 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{CgroupSkb, CgroupSockAddr};
+use crate::netns::{Netfilter, SkLookup};
 use crate::network::{Tc, Tcx, Xdp};
 use crate::tracing::{BtfTracepoint, Function, KernelTracepoint, Kprobe, RawTracepoint, Uprobe};
 use crate::union::exactly_one;
@@ -23,6 +24,10 @@ pub enum Attach {
     CgroupSkb(CgroupSkb),
     /// Socket calls (bind, connect, sendmsg, ...) of the processes of a cgroup.
     CgroupSockAddr(CgroupSockAddr),
+    /// The choice of the socket that gets a new connection or a datagram, in a network namespace.
+    SkLookup(SkLookup),
+    /// Packets on their path through a network namespace, beside those of iptables and nftables. Linux 6.4 or newer.
+    Netfilter(Netfilter),
     /// A static tracepoint of the kernel, with its documented fields.
     Tracepoint(KernelTracepoint),
     /// A tracepoint with its raw arguments.
@@ -59,6 +64,8 @@ impl Attach {
             Self::Tc(_) => "tc",
             Self::CgroupSkb(_) => "cgroupSkb",
             Self::CgroupSockAddr(_) => "cgroupSockAddr",
+            Self::SkLookup(_) => "skLookup",
+            Self::Netfilter(_) => "netfilter",
             Self::Tracepoint(_) => "tracepoint",
             Self::RawTracepoint(_) => "rawTracepoint",
             Self::BtfTracepoint(_) => "btfTracepoint",
@@ -78,15 +85,16 @@ mod tests {
 
     #[test]
     fn the_kind_is_the_name_in_the_api() {
-        let full: serde_json::Value = serde_yaml_ng::from_str(include_str!("../tests/golden/full.yaml")).unwrap();
-        let programs = full["programs"].as_array().unwrap();
-        let entries = programs.iter().flat_map(|program| program["attach"].as_array().unwrap());
+        let golden = [include_str!("../tests/golden/full.yaml"), include_str!("../tests/golden/netns.yaml")];
+        let specs: Vec<serde_json::Value> = golden.iter().map(|text| serde_yaml_ng::from_str(text).unwrap()).collect();
+        let programs = specs.iter().flat_map(|spec| spec["programs"].as_array().unwrap());
+        let entries = programs.flat_map(|program| program["attach"].as_array().unwrap());
         let mut kinds = std::collections::BTreeSet::new();
         for entry in entries {
             let attach: Attach = serde_json::from_value(entry.clone()).unwrap();
             assert_eq!(entry.as_object().unwrap().keys().collect::<Vec<_>>(), [attach.kind()]);
             kinds.insert(attach.kind());
         }
-        assert_eq!(kinds.len(), 14, "the golden spec has every kind");
+        assert_eq!(kinds.len(), 16, "the golden specs have every kind");
     }
 }

@@ -16,6 +16,7 @@ pub mod ebpfprogram;
 pub mod hash;
 pub mod image;
 mod metadata;
+pub mod netns;
 pub mod network;
 pub mod reason;
 pub mod selector;

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use skep_crds::attach::Attach;
 use skep_crds::cgroup::{Cgroups, SockAddrHook};
+use skep_crds::netns::{self, NetworkNamespaces};
 use skep_crds::network::{Direction, Interfaces, XdpMode as CrdXdpMode};
 use skep_crds::selector::PodSelector;
 use skep_crds::tracing::Uprobe;
 use skep_crds::{EbpfProgramSpec, Reason};
-use skep_kernel::hook::{Hook, Options, Target, XdpMode};
+use skep_kernel::hook::{Family, Hook, Netfilter, NetfilterHook, Options, Target, XdpMode};
 use skep_object::kind::{Kind, attach as types};
 use wildmatch::WildMatch;
 
@@ -118,6 +119,15 @@ impl Entry<'_> {
                 self.name(Kind::CgroupSockAddr, Some(&format!("{:?}", a.hook)));
                 self.cgroups(Kind::CgroupSockAddr, sock_addr_type(a.hook), &a.cgroups);
             }
+            Attach::SkLookup(a) => {
+                self.name(Kind::SkLookup, None);
+                self.network_namespaces(Kind::SkLookup, Options::default(), &a.network_namespaces);
+            }
+            Attach::Netfilter(a) => {
+                self.name(Kind::Netfilter, Some(&format!("{:?} {:?}", a.family, a.hook)));
+                let options = Options { netfilter: Some(netfilter(a)), ..Options::default() };
+                self.network_namespaces(Kind::Netfilter, options, &a.network_namespaces);
+            }
             Attach::Tracepoint(a) => self.fixed(Kind::Tracepoint, Target::Event(format!("{}/{}", a.category, a.name))),
             Attach::RawTracepoint(a) => self.fixed(Kind::RawTracepoint, Target::Event(a.name.clone())),
             Attach::BtfTracepoint(a) => self.fixed(Kind::BtfTracepoint, Target::Event(a.name.clone())),
@@ -181,6 +191,24 @@ impl Entry<'_> {
                 };
                 self.hook(kind, attach_type, options, None, target);
             }
+        }
+    }
+
+    fn network_namespaces(&mut self, kind: Kind, options: Options, selector: &NetworkNamespaces) {
+        let mut spaces: Vec<(Netns, String)> = Vec::new();
+        if selector.host == Some(true) {
+            match &self.view.host {
+                Some(host) => spaces.push((host.clone(), "the node".into())),
+                None => return self.missing("the node's network namespace", "it cannot be looked into"),
+            }
+        }
+        if let Some(pods) = &selector.pods {
+            let own = self.pods(pods).into_iter().filter(|p| !p.host_network);
+            let named = |pod: PodView| Some((pod.netns?, format!("pod {}/{}", pod.namespace, pod.name)));
+            spaces.extend(own.filter_map(named));
+        }
+        for (Netns { path, cookie, .. }, name) in spaces {
+            self.hook(kind, kind.row().attach_type, options, None, Target::Netns { path, cookie, name });
         }
     }
 
@@ -316,6 +344,24 @@ fn tc_type(direction: Direction) -> u32 {
     }
 }
 
+fn netfilter(entry: &netns::Netfilter) -> Netfilter {
+    Netfilter {
+        family: match entry.family {
+            netns::Family::Ipv4 => Family::Ipv4,
+            netns::Family::Ipv6 => Family::Ipv6,
+        },
+        hook: match entry.hook {
+            netns::NetfilterHook::PreRouting => NetfilterHook::PreRouting,
+            netns::NetfilterHook::LocalIn => NetfilterHook::LocalIn,
+            netns::NetfilterHook::Forward => NetfilterHook::Forward,
+            netns::NetfilterHook::LocalOut => NetfilterHook::LocalOut,
+            netns::NetfilterHook::PostRouting => NetfilterHook::PostRouting,
+        },
+        priority: entry.priority,
+        defragment: entry.defragment.unwrap_or_default(),
+    }
+}
+
 /// BPF_CGROUP_* (include/uapi/linux/bpf.h).
 fn sock_addr_type(hook: SockAddrHook) -> u32 {
     match hook {
@@ -333,3 +379,6 @@ fn sock_addr_type(hook: SockAddrHook) -> u32 {
         SockAddrHook::Getsockname6 => 32,
     }
 }
+
+#[cfg(test)]
+mod tests;

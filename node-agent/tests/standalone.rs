@@ -5,7 +5,7 @@ mod node;
 
 use node::{Node, manifest};
 use serde_json::json;
-use skep_proto::v1::State;
+use skep_proto::v1::{ProgramReport, State};
 
 #[tokio::test]
 async fn a_manifest_is_loaded_edited_broken_and_removed() {
@@ -53,6 +53,50 @@ async fn a_manifest_is_loaded_edited_broken_and_removed() {
     node.until_gone("counter").await;
     assert_eq!(node.programs_in_bpffs(), 0);
     assert_eq!(node.desired_files(), 0);
+}
+
+/// The hook's identity changes under an edit of priority, and the place that it leaves is the one that the next wants.
+#[tokio::test]
+async fn programs_on_the_nodes_network_namespace_follow_their_manifest() {
+    let release = skep_kernel::probe::kernel_release();
+    let numbers: Vec<u32> = release.split(['.', '-']).take(2).filter_map(|n| n.parse().ok()).collect();
+    if numbers < vec![6, 4] {
+        println!("SKIPPED: netfilter links came with Linux 6.4");
+        return;
+    }
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    let both = |step: u32, priority: i32| {
+        format!(
+            "apiVersion: skep.dev/v1alpha1\nkind: EbpfProgram\nmetadata: {{name: both, namespace: test}}\nspec:\n  image: {{reference: \"{image}\"}}\n  globals: {{step: {step}}}\n  programs:\n  - name: count_lookup\n    attach:\n    - skLookup: {{networkNamespaces: {{host: true}}}}\n  - name: count_netfilter\n    attach:\n    - netfilter: {{networkNamespaces: {{host: true}}, family: Ipv4, hook: LocalIn, priority: {priority}}}\n"
+        )
+    };
+    node.write("a.yaml", &both(1, 10));
+    let first = node.until("both", |r| r.state() == State::Ready).await;
+    assert_eq!(first.hooks[0].names, ["the node"]);
+    assert_eq!(first.hooks[1].hook, "netfilter Ipv4 LocalIn");
+    node.packets(5);
+    assert_eq!((node.slot("both", 4).await, node.slot("both", 5).await), (5, 5));
+
+    node.write("a.yaml", &both(100, 10));
+    let moved = |old: &ProgramReport, new: &ProgramReport| {
+        new.state() == State::Ready && new.desired_revision != old.desired_revision
+    };
+    let second = node.until("both", |r| moved(&first, r)).await;
+    assert_eq!(second.hooks[0].link_ids, first.hooks[0].link_ids);
+    assert_ne!(second.hooks[1].link_ids, first.hooks[1].link_ids);
+    node.packets(1);
+    assert_eq!((node.slot("both", 4).await, node.slot("both", 5).await), (105, 105));
+
+    // The link is at 11 now, where the next is wanted.
+    node.write("a.yaml", &both(100, 11));
+    node.until("both", |r| moved(&second, r)).await;
+    node.packets(1);
+    assert_eq!(node.slot("both", 5).await, 205);
+
+    node.delete("a.yaml");
+    node.until_gone("both").await;
+    assert_eq!(node.programs_in_bpffs(), 0);
 }
 
 #[tokio::test]
