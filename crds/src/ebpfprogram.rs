@@ -62,11 +62,31 @@ pub struct EbpfProgramSpec {
 /// Options of one map. At least one is given.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.onUpdate)").message("no option is given: write onUpdate: Keep or onUpdate: Reset, or leave the map out"))]
+#[x_kube(
+    validation = Rule::new("has(self.maxEntries) || has(self.onUpdate) || has(self.merge)").message("no option is given: write maxEntries, onUpdate or merge, or leave the map out"),
+    validation = Rule::new("!has(self.merge) || !has(self.onUpdate) || self.onUpdate == 'Keep'").message("merge: nothing is brought over to a map that starts anew: leave merge out, or write onUpdate: Keep")
+)]
 pub struct MapOptions {
+    /// How many entries the map has room for; absent: as the object says. A kept map moves to one of the new size with
+    /// its contents (hash, LRU, array, their per-CPU forms, LPM trie, devmap, cpumap); contents that do not fit are
+    /// refused before anything changes. 1 to 4294967295.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4_294_967_295_i64))]
+    pub max_entries: Option<i64>,
     /// What becomes of the map's contents when a new revision is loaded. Absent: `Keep`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_update: Option<OnUpdate>,
+    /// How values are brought over that the old programs changed while a kept map moved to another size. Absent: those
+    /// that the new programs have not changed as well; the others are counted as raced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merge: Option<Merge>,
+}
+
+/// How changed values are brought over: `Sum` adds the difference, so that counters lose nothing. All fields of the value
+/// must be integers of 4 or 8 bytes.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merge {
+    Sum,
 }
 
 /// What becomes of a map's contents when a new revision is loaded: `Keep` (the default): the new programs use the same

@@ -26,11 +26,14 @@ pub fn revision_hash(spec: &EbpfProgramSpec, digest: &str, restart: Option<&str>
 /// the value of the restart annotation. Names the directory in bpffs; only its change loads anew.
 ///
 /// Not part of it: what the kernel wants to know of an attach point when it loads a function (that makes variants inside
-/// of one load), and what becomes of a map on update (`onUpdate`).
+/// of one load), and what becomes of a map on update (`onUpdate`,
+/// `merge`).
 pub fn load_hash(spec: &EbpfProgramSpec, digest: &str, restart: Option<&str>) -> String {
     let mut parts = pick(spec, &["globals", "maps"]);
     if let Some(Value::Object(maps)) = parts.get_mut("maps") {
-        maps.values_mut().filter_map(Value::as_object_mut).for_each(|options| drop(options.remove("onUpdate")));
+        for options in maps.values_mut().filter_map(Value::as_object_mut) {
+            options.retain(|option, _| option != "onUpdate" && option != "merge");
+        }
         maps.retain(|_, options| options.as_object().is_some_and(|options| !options.is_empty()));
         if maps.is_empty() {
             parts.remove("maps");

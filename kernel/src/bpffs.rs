@@ -3,6 +3,7 @@
 //! ```text
 //! <root>/<uid>/<load>/progs/<function>+<hash of load-time attributes>
 //! <root>/<uid>/<load>/maps/<map>             every map that the load uses
+//! <root>/<uid>/<load>/{base,sums}/<map>      what was copied of a kept map of another size, until it is settled
 //! <root>/<uid>/maps/<map>                    kept maps, under a path that survives loads
 //! <root>/<uid>/links/<hash of the hook>
 //! ```
@@ -134,6 +135,11 @@ pub fn unpin(path: &Path) -> Result<(), KernelError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Renames a pin or a directory, over what has the name.
+pub fn rename(from: &Path, to: &Path) -> Result<(), KernelError> {
+    std::fs::rename(from, to).map_err(KernelError::io(format!("renaming {} to {}", from.display(), to.display())))
 }
 
 /// Removes a directory and all below it; one that is not there is fine.

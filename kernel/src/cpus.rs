@@ -15,6 +15,24 @@ pub fn possible() -> io::Result<u32> {
     Ok(*POSSIBLE.get_or_init(|| count))
 }
 
+/// Runs something on one CPU, if this thread may run there; else where it is.
+pub fn on<T>(cpu: u32, what: impl FnOnce() -> T) -> T {
+    // SAFETY: an all-zero cpu_set_t is the empty set of the plain C struct.
+    let (mut before, mut only): (libc::cpu_set_t, libc::cpu_set_t) = unsafe { std::mem::zeroed() };
+    let size = size_of::<libc::cpu_set_t>();
+    // SAFETY: both sets are live and of the size that is passed; 0 is the calling thread.
+    let moved = unsafe {
+        libc::CPU_SET(cpu as usize % (8 * size), &mut only);
+        libc::sched_getaffinity(0, size, &raw mut before) == 0 && libc::sched_setaffinity(0, size, &raw const only) == 0
+    };
+    let result = what();
+    if moved {
+        // SAFETY: as above; the set is the one that the kernel gave.
+        let _restored = unsafe { libc::sched_setaffinity(0, size, &raw const before) };
+    }
+    result
+}
+
 /// The kernel's list format: `0-3,8`. Ids need not be contiguous; values are laid out by id.
 fn parse(list: &str) -> Option<u32> {
     list.rsplit(['-', ',']).next()?.parse::<u32>().ok()?.checked_add(1)

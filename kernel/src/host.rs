@@ -1,6 +1,6 @@
 //! The real kernel, by bpffs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -13,7 +13,9 @@ use crate::bpffs::{self, Bpffs, escape};
 use crate::error::KernelError;
 use crate::gate;
 use crate::hook::Hook;
+use crate::kept::Kept;
 use crate::load::{self, Loaded};
+use crate::migrate::{self, Settled};
 use crate::observe;
 use crate::seam::{Kernel, LoadOutcome, LoadRequest, Observed, ProgramAt};
 use crate::sys::{self, link, program};
@@ -55,6 +57,10 @@ impl Host {
         sys::open_pin(&path).map_err(KernelError::io(format!("opening map {map}")))
     }
 
+    fn kept<'a>(&'a self, uid: &'a str) -> Kept<'a> {
+        Kept { bpffs: &self.bpffs, uid }
+    }
+
     fn program_fd(&self, uid: &str, program: &ProgramAt) -> Result<OwnedFd, KernelError> {
         let path = self.bpffs.load(uid, &program.load).join("progs").join(escape(&program.pin));
         sys::open_pin(&path).map_err(KernelError::io(format!("opening program {}", program.pin)))
@@ -82,7 +88,7 @@ impl Host {
         for (program, fd) in &loaded.programs {
             pin(fd, &dir.join("progs").join(escape(program)))?;
         }
-        self.publish_kept(uid, name, request)?;
+        self.kept(uid).publish_new(name, request)?;
         Ok(LoadOutcome::default())
     }
 
@@ -94,50 +100,6 @@ impl Host {
         }
         for (program, fd) in &loaded.programs {
             pin(fd, &dir.join("progs").join(escape(program)))?;
-        }
-        Ok(())
-    }
-
-    /// Kept maps that fit the request, open; and those that do not, with what differs.
-    fn kept(&self, uid: &str, request: &LoadRequest) -> Result<(BTreeMap<String, OwnedFd>, LoadOutcome), KernelError> {
-        let (mut reuse, mut outcome) = (BTreeMap::new(), LoadOutcome::default());
-        for name in bpffs::list(&self.bpffs.kept_maps(uid))? {
-            let Some(def) = request.maps.iter().find(|m| m.name == name && request.keep.contains(&name)) else {
-                continue;
-            };
-            let path = self.bpffs.kept_maps(uid).join(escape(&name));
-            let fd = sys::open_pin(&path).map_err(KernelError::io(format!("opening the kept map {name}")))?;
-            match observe::incompatibility(def, request, fd.as_fd())? {
-                None => {
-                    reuse.insert(name, fd);
-                }
-                Some(difference) => {
-                    outcome.reset.insert(name, difference);
-                }
-            }
-        }
-        Ok((reuse, outcome))
-    }
-
-    /// Makes the kept maps' lasting path show those of `load`: what a crash left undone is done by the next call.
-    fn publish_kept(&self, uid: &str, load: &str, request: &LoadRequest) -> Result<(), KernelError> {
-        let kept = self.bpffs.kept_maps(uid);
-        bpffs::make_dir(&kept)?;
-        for name in bpffs::list(&self.bpffs.load(uid, load).join("maps"))? {
-            if !request.keep.contains(&name) {
-                continue;
-            }
-            let fd = self.open_map(uid, load, &name)?;
-            let path = kept.join(escape(&name));
-            let staged = kept.join(format!("{}~", escape(&name)));
-            bpffs::unpin(&staged)?;
-            pin(&fd, &staged)?;
-            rename(&staged, &path)?;
-        }
-        for name in bpffs::list(&kept)? {
-            if !request.keep.contains(&name) {
-                bpffs::unpin(&kept.join(escape(&name)))?;
-            }
         }
         Ok(())
     }
@@ -159,10 +121,6 @@ fn drop_link(path: &Path) -> Result<(), KernelError> {
 /// their references.
 fn detach_now(link: OwnedFd) {
     let _ = link::detach(link.as_fd());
-}
-
-fn rename(from: &Path, to: &Path) -> Result<(), KernelError> {
-    std::fs::rename(from, to).map_err(KernelError::io(format!("renaming {} to {}", from.display(), to.display())))
 }
 
 impl Kernel for Host {
@@ -187,18 +145,20 @@ impl Kernel for Host {
         if self.bpffs.load(uid, name).exists() {
             return self.complete(uid, name, request);
         }
-        let (reuse, outcome) = self.kept(uid, request)?;
-        let loaded = load::load(request, reuse, self.types_for(request).as_deref())?;
+        let kept = self.kept(uid);
+        let inherited = kept.inherit(request)?;
+        let loaded = load::load(request, inherited.maps, self.types_for(request).as_deref())?;
         let staged = self.bpffs.staged_load(uid, name);
         bpffs::remove_tree(&staged)?;
-        if let Err(e) = self.stage(&staged, &loaded) {
+        let result = self.stage(&staged, &loaded).and_then(|()| kept.stage(&staged, &inherited.bases));
+        if let Err(e) = result {
             // The error that stopped us is the one to tell; what is left ends in `~` and goes with the next pass.
             let _ = bpffs::remove_tree(&staged);
             return Err(e);
         }
-        rename(&staged, &self.bpffs.load(uid, name))?;
-        self.publish_kept(uid, name, request)?;
-        Ok(outcome)
+        bpffs::rename(&staged, &self.bpffs.load(uid, name))?;
+        kept.publish_new(name, request)?;
+        Ok(inherited.outcome)
     }
 
     fn set_gate(&self, uid: &str, load: &str, gate: &str, cgroups: &[u64]) -> Result<(), KernelError> {
@@ -240,7 +200,7 @@ impl Kernel for Host {
                 let left = sys::open_pin(&path);
                 let link = attach::attach(new.as_fd(), hook)?;
                 pin(&link, &staged)?;
-                rename(&staged, &path)?;
+                bpffs::rename(&staged, &path)?;
                 if let Ok(left) = left {
                     detach_now(left);
                 }
@@ -256,7 +216,16 @@ impl Kernel for Host {
         drop_link(&self.bpffs.link(uid, name))
     }
 
+    fn settle(&self, uid: &str, load: &str, keep: &BTreeSet<String>) -> Result<BTreeMap<String, Settled>, KernelError> {
+        self.kept(uid).settle(load, keep)
+    }
+
     fn remove_load(&self, uid: &str, name: &str) -> Result<(), KernelError> {
+        self.kept(uid).give_back(name)?;
+        // The pin is what keeps the entries of a program array, also under programs that still run.
+        if observe::has_program_array(&self.bpffs.load(uid, name))? {
+            migrate::wait_for_programs()?;
+        }
         bpffs::remove_tree(&self.bpffs.load(uid, name))
     }
 

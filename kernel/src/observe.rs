@@ -10,8 +10,10 @@ use skep_object::map::MapDef;
 
 use crate::bpffs::{self, Bpffs, escape};
 use crate::error::KernelError;
+use crate::kept::Kept;
 use crate::load::create_map;
 use crate::seam::{LoadRequest, Observed, ObservedLink, ObservedLoad, ObservedMap, ObservedProgram};
+use crate::sys::map::MapInfo;
 use crate::sys::{self, link, map, program};
 
 /// The state of one uid.
@@ -24,7 +26,9 @@ pub fn observe(bpffs: &Bpffs, uid: &str) -> Result<Observed, KernelError> {
                 observed.staged.insert(name);
             }
             load => {
-                let seen = observe_load(&bpffs.load(uid, load))?;
+                let mut seen = observe_load(&bpffs.load(uid, load))?;
+                let unsettled = Kept { bpffs, uid }.unsettled(load)?;
+                seen.unsettled = unsettled.into_iter().map(|(_, name)| name).collect();
                 observed.loads.insert(name, seen);
             }
         }
@@ -40,7 +44,15 @@ pub fn observe(bpffs: &Bpffs, uid: &str) -> Result<Observed, KernelError> {
             observed.links.insert(name, ObservedLink { id: info.id, program_id: info.program_id, alive });
         }
     }
-    observed.staged.extend(bpffs::list(&bpffs.kept_maps(uid))?.into_iter().filter(|n| n.ends_with('~')));
+    for name in bpffs::list(&bpffs.kept_maps(uid))? {
+        if name.ends_with('~') {
+            observed.staged.insert(name);
+            continue;
+        }
+        if let Some(info) = map_info(&bpffs.kept_maps(uid).join(escape(&name)), &name)? {
+            observed.kept.insert(name, info.id);
+        }
+    }
     Ok(observed)
 }
 
@@ -53,12 +65,27 @@ fn observe_load(dir: &Path) -> Result<ObservedLoad, KernelError> {
         }
     }
     for name in bpffs::list(&dir.join("maps"))? {
-        let info = sys::open_pin(&dir.join("maps").join(escape(&name))).and_then(|fd| map::info(fd.as_fd()));
-        if let Some(info) = unless_gone(info, || format!("reading map {name}"))? {
+        if let Some(info) = map_info(&dir.join("maps").join(escape(&name)), &name)? {
             load.maps.insert(name, ObservedMap { id: info.id, map_type: info.map_type });
         }
     }
     Ok(load)
+}
+
+fn map_info(path: &Path, name: &str) -> Result<Option<MapInfo>, KernelError> {
+    let info = sys::open_pin(path).and_then(|fd| map::info(fd.as_fd()));
+    unless_gone(info, || format!("reading map {name}"))
+}
+
+/// Whether a load has a map of programs.
+pub fn has_program_array(dir: &Path) -> Result<bool, KernelError> {
+    for name in bpffs::list(&dir.join("maps"))? {
+        let info = map_info(&dir.join("maps").join(escape(&name)), &name)?;
+        if info.is_some_and(|info| info.map_type == map::types::PROG_ARRAY) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A pin may go between listing and opening.
@@ -70,13 +97,25 @@ fn unless_gone<T>(result: io::Result<T>, what: impl FnOnce() -> String) -> Resul
     }
 }
 
-/// What keeps an existing map from serving a definition: compared with what the kernel makes of that definition, since
-/// it rounds and adds to what it is asked for.
-pub fn incompatibility(
+/// What keeps an existing map from serving a definition.
+#[derive(Debug)]
+pub enum Difference {
+    /// Nothing but how many entries it has room for.
+    Size {
+        text: String,
+        /// Of the existing map.
+        info: MapInfo,
+        value: TypeDesc,
+    },
+    Other(String),
+}
+
+/// Compared with what the kernel makes of the definition, since it rounds and adds to what it is asked for.
+pub fn difference(
     def: &MapDef,
     request: &LoadRequest,
     existing: BorrowedFd<'_>,
-) -> Result<Option<String>, KernelError> {
+) -> Result<Option<Difference>, KernelError> {
     let failed = |e| KernelError::Io { what: format!("reading map {}", def.name), source: e };
     let btf = request
         .object
@@ -84,21 +123,27 @@ pub fn incompatibility(
         .and_then(|b| sys::load_btf(&b).ok());
     let fresh = create_map(def, btf.as_ref().map(AsFd::as_fd))?;
     let (new, old) = (map::info(fresh.as_fd()).map_err(failed)?, map::info(existing).map_err(failed)?);
+    let changed = |what: &str, before: u32, after: u32| format!("{what} was {before} and is now {after}");
     let differences = [
         ("type", old.map_type, new.map_type),
         ("key size", old.key_size, new.key_size),
         ("value size", old.value_size, new.value_size),
-        ("maxEntries", old.max_entries, new.max_entries),
         ("flags", old.flags, new.flags),
         ("extra", old.extra as u32, new.extra as u32),
     ];
-    for (what, before, after) in differences {
-        if before != after {
-            return Ok(Some(format!("{what} was {before} and is now {after}")));
-        }
+    if let Some((what, before, after)) = differences.into_iter().find(|(_, before, after)| before != after) {
+        return Ok(Some(Difference::Other(changed(what, before, after))));
     }
     let (before, after) = (layout(&old).map_err(failed)?, layout(&new).map_err(failed)?);
-    Ok((before != after).then(|| "the layout of its keys or values changed".to_owned()))
+    if before != after {
+        return Ok(Some(Difference::Other("the layout of its keys or values changed".to_owned())));
+    }
+    if old.max_entries == new.max_entries {
+        return Ok(None);
+    }
+    let value = before.map_or_else(|| TypeDesc::bytes(old.value_size), |(_, value)| value);
+    let text = changed("maxEntries", old.max_entries, new.max_entries);
+    Ok(Some(Difference::Size { text, info: old, value }))
 }
 
 /// Key and value described; `None` without BTF.

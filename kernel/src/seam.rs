@@ -11,6 +11,7 @@ use skep_object::map::MapDef;
 
 use crate::error::KernelError;
 use crate::hook::{Hook, program_pin};
+pub use crate::migrate::Settled;
 
 /// A function as it is to be loaded.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,8 +34,19 @@ pub struct LoadRequest {
     /// The object's maps, with globals set.
     pub maps: Vec<MapDef>,
     pub variants: BTreeSet<Variant>,
-    /// Maps whose contents outlive a load.
-    pub keep: BTreeSet<String>,
+    /// Maps whose contents outlive a load, and how what an old load's programs still count is brought over when a map
+    /// changes its size.
+    pub keep: BTreeMap<String, Merge>,
+}
+
+/// What becomes of a value that changed in an old map after it was copied to a new one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Merge {
+    /// It is taken over if the new programs did not change theirs.
+    #[default]
+    Untouched,
+    /// The difference is added.
+    Sum,
 }
 
 /// What a load did besides loading.
@@ -42,6 +54,8 @@ pub struct LoadRequest {
 pub struct LoadOutcome {
     /// Kept maps that started anew because their definition changed, with what changed.
     pub reset: BTreeMap<String, String>,
+    /// Kept maps that changed their size, with how many entries did not fit (the kernel dropped the oldest).
+    pub resized: BTreeMap<String, u64>,
 }
 
 /// A program of a load, by its pin.
@@ -57,6 +71,8 @@ pub struct Observed {
     pub loads: BTreeMap<String, ObservedLoad>,
     /// By pin name.
     pub links: BTreeMap<String, ObservedLink>,
+    /// Kept maps, under the path that survives loads: name to kernel id.
+    pub kept: BTreeMap<String, u32>,
     /// Names of half-done work.
     pub staged: BTreeSet<String>,
 }
@@ -68,6 +84,8 @@ pub struct ObservedLoad {
     pub programs: BTreeMap<String, ObservedProgram>,
     /// Map name to kernel id and type.
     pub maps: BTreeMap<String, ObservedMap>,
+    /// Maps that were copied from a kept one of another size, and not settled yet.
+    pub unsettled: BTreeSet<String>,
 }
 
 /// A loaded program.
@@ -109,7 +127,12 @@ pub trait Kernel: Send + Sync {
     fn replace(&self, uid: &str, link: &str, hook: &Hook, old: u32, program: &ProgramAt) -> Result<(), KernelError>;
     /// Takes a link away; one that is not there is fine.
     fn detach(&self, uid: &str, link: &str) -> Result<(), KernelError>;
-    /// Takes a load away: its programs and the maps that no other load keeps.
+    /// Makes a load the one whose maps are kept, when links run it: what an older load's programs counted in maps of
+    /// another size is brought over, then the lasting path of kept maps shows this load's. What is not named in `keep`
+    /// is kept no longer. Run again after a crash, it goes on where it was.
+    fn settle(&self, uid: &str, load: &str, keep: &BTreeSet<String>) -> Result<BTreeMap<String, Settled>, KernelError>;
+    /// Takes a load away: its programs and the maps that no other load keeps. If it was never settled, what its programs
+    /// counted in copied maps goes back to the kept ones first. Programs that still run are waited for.
     fn remove_load(&self, uid: &str, load: &str) -> Result<(), KernelError>;
     /// Takes a single program of a load away; one that is not there is fine.
     fn unload(&self, uid: &str, program: &ProgramAt) -> Result<(), KernelError>;

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use skep_kernel::KernelError;
-use skep_kernel::seam::{Kernel, LoadOutcome, LoadRequest, ProgramAt};
+use skep_kernel::seam::{Kernel, LoadOutcome, LoadRequest, ProgramAt, Settled};
 
 use crate::plan::Action;
 
@@ -19,6 +19,8 @@ pub struct Outcome {
     /// Targets that could not be attached, by link name.
     pub targets: Vec<(String, KernelError)>,
     pub load: LoadOutcome,
+    /// What was brought over from kept maps of another size.
+    pub settled: BTreeMap<String, Settled>,
     /// Actions that were carried out.
     pub done: usize,
 }
@@ -88,6 +90,14 @@ impl<'a> Run<'a> {
                 Ok(())
             }
             Action::Detach { link } => self.kernel.detach(self.uid, link),
+            Action::Settle { load } => {
+                let keep = self.request.keep.keys().cloned().collect();
+                self.outcome.settled = self.kernel.settle(self.uid, load, &keep)?;
+                // What follows only takes away what nobody uses: a failure there is no reason to go back.
+                self.moved.clear();
+                self.loaded = None;
+                Ok(())
+            }
             Action::Unload { program } => self.kernel.unload(self.uid, program),
             Action::RemoveLoad { load } => self.kernel.remove_load(self.uid, load),
         }

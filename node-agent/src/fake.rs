@@ -1,12 +1,19 @@
-//! A kernel for tests of plans: it models what tests against the real one have shown, and can refuse or "crash" at any
-//! call.
+//! A kernel for tests of plans: it models what tests against the real one have shown, can refuse or "crash" at any call,
+//! and has traffic: after every call each live link counts once in its load's map.
 //!
 //! | modelled | shown by (kernel/tests) |
 //! |---|---|
 //! | a load is there whole or not at all; a crash leaves `<load>~` | `loading::a_verifier_rejection_names_the_line_and_leaves_nothing` |
 //! | replacing keeps the link and needs the old program's id | `lifecycle::a_replacement_loses_to_somebody_elses_program` |
-//! | one XDP link per interface | `lifecycle::a_second_xdp_program_is_told_who_holds_the_interface` |
-//! | a link whose target went is there, but not alive | `lifecycle::a_link_whose_interface_went_is_not_alive` |
+//! | one XDP link per interface, whoever holds it | `lifecycle::a_second_xdp_program_is_told_who_holds_the_interface` |
+//! | a hook whose link lost its last reference comes free a moment later | `drift::a_hook_comes_free_a_moment_after_its_pin_went` |
+//! | a link whose target went is there, but not alive; an update says so | `lifecycle::a_link_whose_interface_went_is_not_alive` |
+//! | an interface that is made again has its number again, and another identity | `drift::an_interface_that_is_made_again_is_another_target` |
+//! | a link detached by somebody else is there, and not alive | `drift::a_link_that_somebody_detached_is_not_alive` |
+//! | a cgroup takes so many programs and no more | `drift::a_full_cgroup_says_so` |
+//! | a netfilter link moves to the other of two priorities, if that is free | `netns::a_netfilter_update_is_refused_when_its_neighbour_is_taken` |
+//! | a map pin that is deleted is made again with the same map | `drift::pins_that_were_deleted_come_back_with_the_same_objects` |
+//! | contents move with a map's size, sums are exact, what was given up goes back | `kept::*` |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,19 +22,31 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use skep_kernel::hook::{Hook, Target};
 use skep_kernel::seam::{
     Kernel, LoadOutcome, LoadRequest, Observed, ObservedLink, ObservedLoad, ObservedMap, ObservedProgram, ProgramAt,
+    Settled,
 };
 use skep_kernel::{KernelError, error::Holder};
 use skep_object::kind::Kind;
 
 /// What goes wrong at one call that changes something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     /// The call is refused.
     Refuse,
-    /// The process dies before it.
+    /// The process dies before it, or half way.
     CrashBefore,
-    /// The process dies in or after it.
+    /// The process dies after it.
     CrashAfter,
+}
+
+/// The one map of every load.
+pub const MAP: &str = "hits";
+/// Programs of a kind on a cgroup, at most.
+const CGROUP_LIMIT: usize = 2;
+
+#[derive(Clone, Debug, Default)]
+struct Contents {
+    entries: u32,
+    count: u64,
 }
 
 #[derive(Default)]
@@ -35,10 +54,21 @@ struct State {
     observed: Observed,
     /// Link name to hook.
     hooks: BTreeMap<String, Hook>,
-    gone: BTreeSet<String>,
+    /// Hooks of other people's programs.
+    foreign: Vec<Hook>,
+    /// Hooks whose link went with its last reference, and for how many calls they are still taken.
+    leaving: Vec<(Hook, u32)>,
+    /// Contents of maps, by id.
+    maps: BTreeMap<u32, Contents>,
+    /// What was copied, by load: the base of its map.
+    bases: BTreeMap<String, u64>,
+    /// The map that a program uses, pinned or not.
+    uses: BTreeMap<u32, u32>,
+    counted: u64,
     next_id: u32,
     /// Calls until the fault.
     fault: Option<(u32, Fault)>,
+    struck: BTreeMap<(&'static str, Fault), u32>,
     crashed: bool,
     /// Links that must never be without a program.
     guarded: BTreeSet<String>,
@@ -51,6 +81,44 @@ pub struct Fake(Mutex<State>);
 
 fn refused(what: &str) -> KernelError {
     KernelError::Io { what: what.to_owned(), source: io::Error::from_raw_os_error(libc::EINVAL) }
+}
+
+fn busy(hook: &Hook) -> KernelError {
+    let holder = Holder { program_id: 0, program_name: String::new() };
+    KernelError::HookBusy { target: hook.target.display(), holder }
+}
+
+fn same_place(a: &Hook, b: &Hook) -> bool {
+    (a.kind, a.attach_type, &a.target) == (b.kind, b.attach_type, &b.target)
+}
+
+/// Somebody's doing that nobody told the agent of.
+#[derive(Clone, Copy, Debug)]
+pub enum Drift {
+    /// The target of a link goes away.
+    Sever,
+    /// Somebody detaches a link.
+    DetachLink,
+    /// Somebody deletes a link's pin.
+    DeleteLink,
+    /// Somebody puts his program on a link.
+    Usurp,
+    /// Somebody deletes the pin of a program, a load's map, or a kept map.
+    DeleteProgram,
+    DeleteMap,
+    DeleteKept,
+}
+
+impl Drift {
+    pub const ALL: [Drift; 7] = [
+        Drift::Sever,
+        Drift::DetachLink,
+        Drift::DeleteLink,
+        Drift::Usurp,
+        Drift::DeleteProgram,
+        Drift::DeleteMap,
+        Drift::DeleteKept,
+    ];
 }
 
 impl Fake {
@@ -66,20 +134,29 @@ impl Fake {
         let mut state = self.lock();
         (state.crashed, state.fault) = (false, None);
     }
+    /// Which calls were struck, and how often.
+    pub fn struck(&self) -> BTreeMap<(&'static str, Fault), u32> {
+        self.lock().struck.clone()
+    }
     /// From now on these links must hold a program of a load that is there.
     pub fn guard(&self, links: BTreeSet<String>) {
         self.lock().guarded = links;
+    }
+    /// Links that are still watched.
+    pub fn guarded(&self) -> BTreeSet<String> {
+        self.lock().guarded.clone()
     }
     /// What broke, if something did.
     pub fn broken(&self) -> Option<String> {
         self.lock().broken.clone()
     }
-    /// The target of a link goes away.
-    pub fn sever(&self, link: &str) {
+    /// Somebody takes a hook, or lets all of his go.
+    pub fn foreign(&self, hook: Option<Hook>) {
         let mut state = self.lock();
-        state.guarded.remove(link);
-        if let Some(link) = state.observed.links.get_mut(link) {
-            link.alive = false;
+        match hook {
+            Some(hook) if !state.hooks.values().any(|ours| same_place(ours, &hook)) => state.foreign.push(hook),
+            Some(_) => {}
+            None => state.foreign.clear(),
         }
     }
     /// The load that a link runs.
@@ -88,10 +165,55 @@ impl Fake {
         let id = state.observed.links.get(link)?.program_id;
         state.observed.loads.iter().find(|(_, l)| l.programs.values().any(|p| p.id == id)).map(|(name, _)| name.clone())
     }
+    /// What the kept map holds, and all that was ever counted.
+    pub fn counts(&self) -> (Option<u64>, u64) {
+        let state = self.lock();
+        let kept = state.observed.kept.get(MAP).and_then(|id| state.maps.get(id)).map(|map| map.count);
+        (kept, state.counted)
+    }
+
+    pub fn drift(&self, drift: Drift, random: &mut fastrand::Rng) {
+        let mut state = self.lock();
+        let links: Vec<String> = state.observed.links.keys().cloned().collect();
+        let loads: Vec<String> = state.observed.loads.keys().cloned().collect();
+        let (link, load) = (random.choice(&links).cloned(), random.choice(&loads).cloned());
+        match (drift, link, load) {
+            (Drift::Sever | Drift::DetachLink, Some(link), _) => {
+                state.guarded.remove(&link);
+                state.hooks.remove(&link);
+                state.observed.links.entry(link).and_modify(|l| l.alive = false);
+            }
+            (Drift::DeleteLink, Some(link), _) => {
+                state.guarded.remove(&link);
+                state.observed.links.remove(&link);
+                if let Some(hook) = state.hooks.remove(&link) {
+                    state.leaving.push((hook, random.u32(..3)));
+                }
+            }
+            (Drift::Usurp, Some(link), _) => {
+                state.guarded.remove(&link);
+                let id = state.id();
+                state.observed.links.entry(link).and_modify(|l| l.program_id = id);
+            }
+            (Drift::DeleteProgram, _, Some(load)) => {
+                // What runs it runs on, and cannot be found by name any more.
+                let gone = state.observed.loads.get_mut(&load).and_then(|l| l.programs.pop_first());
+                let ran: Vec<String> = state.observed.links.iter().filter(|(_, l)| Some(l.program_id) == gone.as_ref().map(|(_, p)| p.id)).map(|(n, _)| n.clone()).collect();
+                state.guarded.retain(|link| !ran.contains(link));
+            }
+            (Drift::DeleteMap, _, Some(load)) => {
+                if let Some(load) = state.observed.loads.get_mut(&load) {
+                    load.maps.clear();
+                }
+            }
+            (Drift::DeleteKept, ..) => state.observed.kept.clear(),
+            _ => {}
+        }
+    }
 
     fn change<T>(
         &self,
-        what: &str,
+        what: &'static str,
         half: impl FnOnce(&mut State),
         change: impl FnOnce(&mut State) -> Result<T, KernelError>,
     ) -> Result<T, KernelError> {
@@ -107,8 +229,9 @@ impl Fake {
             }
             None => None,
         };
-        if strikes.is_some() {
+        if let Some(fault) = strikes {
             state.fault = None;
+            *state.struck.entry((what, fault)).or_default() += 1;
         }
         let result = match strikes {
             Some(Fault::Refuse) => Err(refused(what)),
@@ -124,7 +247,10 @@ impl Fake {
             }
             None => change(&mut state),
         };
+        state.leaving.iter_mut().for_each(|(_, calls)| *calls = calls.saturating_sub(1));
+        state.leaving.retain(|(_, calls)| *calls > 0);
         state.check(what);
+        state.traffic();
         result
     }
 }
@@ -148,6 +274,58 @@ impl State {
             }
         }
     }
+    fn traffic(&mut self) {
+        for link in self.observed.links.values().filter(|link| link.alive) {
+            let map = self.uses.get(&link.program_id).and_then(|id| self.maps.get_mut(id));
+            if let Some(map) = map {
+                map.count += 1;
+                self.counted += 1;
+            }
+        }
+    }
+    fn new_map(&mut self, entries: u32, count: u64) -> u32 {
+        let id = self.id();
+        self.maps.insert(id, Contents { entries, count });
+        id
+    }
+    fn map_of(&self, load: &str) -> Option<u32> {
+        self.observed.loads.get(load)?.maps.get(MAP).map(|map| map.id)
+    }
+    /// The kept map that a load gets: the one there is, or one that is filled from it.
+    fn inherit(&mut self, load: &str, entries: u32) -> u32 {
+        let kept = self.observed.kept.get(MAP).copied();
+        let Some((id, old)) = kept.and_then(|id| Some((id, self.maps.get(&id)?.clone()))) else {
+            return self.new_map(entries, 0);
+        };
+        if old.entries == entries {
+            return id;
+        }
+        self.bases.insert(load.to_owned(), old.count);
+        self.new_map(entries, old.count)
+    }
+    /// Adds to `to` what `from` counted more than the base knows.
+    fn bring_over(&mut self, load: &str, from: u32, to: u32) {
+        let now = self.maps.get(&from).map_or(0, |map| map.count);
+        let Some(base) = self.bases.get_mut(load) else { return };
+        let more = now - std::mem::replace(base, now);
+        if let Some(map) = self.maps.get_mut(&to) {
+            map.count += more;
+        }
+    }
+    fn place_is_taken(&self, link: &str, hook: &Hook) -> Option<KernelError> {
+        let ours = self.hooks.iter().filter(|(name, _)| *name != link).map(|(_, hook)| hook);
+        let all = ours.chain(&self.foreign).chain(self.leaving.iter().map(|(hook, _)| hook));
+        let there = all.filter(|other| same_place(other, hook)).count();
+        match hook.kind {
+            Kind::Xdp if there > 0 => Some(busy(hook)),
+            Kind::CgroupSkb if there >= CGROUP_LIMIT => {
+                Some(KernelError::LimitReached { what: hook.target.display(), limit: "full".into() })
+            }
+            // Two neighbouring priorities, of which a link has one.
+            Kind::Netfilter if there > 1 => Some(busy(hook)),
+            _ => None,
+        }
+    }
 }
 
 impl Kernel for Fake {
@@ -168,14 +346,26 @@ impl Kernel for Fake {
             }
         };
         self.change("load", half, |state| {
+            let entries = request.maps.first().map_or(1, |map| map.max_entries);
+            let programs = state.observed.loads.get(load).map(|l| l.programs.clone()).unwrap_or_default();
+            let known = programs.values().find_map(|program| state.uses.get(&program.id).copied());
+            let map = match state.map_of(load).or(known) {
+                Some(map) => map,
+                None => state.inherit(load, entries),
+            };
             for variant in &request.variants {
                 let id = state.id();
                 let loaded = state.observed.loads.entry(load.to_owned()).or_default();
-                loaded.programs.entry(variant.pin()).or_insert(ObservedProgram { id, tag: String::new() });
+                let program = loaded.programs.entry(variant.pin()).or_insert(ObservedProgram { id, tag: String::new() });
+                state.uses.insert(program.id, map);
             }
-            let id = state.id();
+            let unsettled = state.bases.contains_key(load);
             let loaded: &mut ObservedLoad = state.observed.loads.entry(load.to_owned()).or_default();
-            loaded.maps.entry("hits".into()).or_insert(ObservedMap { id, map_type: 2 });
+            loaded.maps.insert(MAP.into(), ObservedMap { id: map, map_type: 2 });
+            if unsettled {
+                loaded.unsettled.insert(MAP.into());
+            }
+            state.observed.kept.entry(MAP.into()).or_insert(map);
             Ok(LoadOutcome::default())
         })
     }
@@ -190,21 +380,11 @@ impl Kernel for Fake {
             |_| (),
             |state| {
                 let program_id = state.program(program)?;
-                let target = hook.target.display();
-                if state.gone.contains(&target) {
-                    return Err(KernelError::TargetNotFound { target, why: "gone".into() });
-                }
                 if state.observed.links.contains_key(link) {
                     return Err(refused("a pin of that name exists"));
                 }
-                let same_place = |(name, other): (&String, &Hook)| {
-                    hook.kind == Kind::Xdp && other.kind == Kind::Xdp && other.target == hook.target && name != link
-                };
-                if state.hooks.iter().any(same_place) {
-                    return Err(KernelError::HookBusy {
-                        target,
-                        holder: Holder { program_id: 0, program_name: String::new() },
-                    });
+                if let Some(taken) = state.place_is_taken(link, hook) {
+                    return Err(taken);
                 }
                 let id = state.id();
                 state.observed.links.insert(link.to_owned(), ObservedLink { id, program_id, alive: true });
@@ -220,6 +400,11 @@ impl Kernel for Fake {
             |_| (),
             |state| {
                 let program_id = state.program(program)?;
+                if hook.kind == Kind::Netfilter
+                    && let Some(taken) = state.place_is_taken(link, hook)
+                {
+                    return Err(taken);
+                }
                 let Some(seen) = state.observed.links.get_mut(link) else { return Err(refused("no such link")) };
                 if !seen.alive {
                     return Err(KernelError::TargetNotFound { target: hook.target.display(), why: "gone".into() });
@@ -245,11 +430,40 @@ impl Kernel for Fake {
         )
     }
 
+    fn settle(&self, _: &str, load: &str, _: &BTreeSet<String>) -> Result<BTreeMap<String, Settled>, KernelError> {
+        // A crash on the way: brought over, and not published.
+        let bring = |state: &mut State| {
+            let (own, kept) = (state.map_of(load), state.observed.kept.get(MAP).copied());
+            if let (Some(own), Some(kept)) = (own, kept)
+                && own != kept
+            {
+                state.bring_over(load, kept, own);
+            }
+        };
+        self.change("settle", bring, |state| {
+            bring(state);
+            let own = state.map_of(load).ok_or_else(|| refused("no such load"))?;
+            state.observed.kept = [(MAP.to_owned(), own)].into();
+            state.bases.remove(load);
+            if let Some(load) = state.observed.loads.get_mut(load) {
+                load.unsettled.clear();
+            }
+            Ok(BTreeMap::new())
+        })
+    }
+
     fn remove_load(&self, _: &str, load: &str) -> Result<(), KernelError> {
         self.change(
             "remove_load",
             |_| (),
             |state| {
+                let (own, kept) = (state.map_of(load), state.observed.kept.get(MAP).copied());
+                if let (Some(own), Some(kept)) = (own, kept)
+                    && own != kept
+                {
+                    state.bring_over(load, own, kept);
+                }
+                state.bases.remove(load);
                 state.observed.loads.remove(load);
                 Ok(())
             },
@@ -287,13 +501,14 @@ impl Kernel for Fake {
             |state| {
                 state.observed = Observed::default();
                 state.hooks.clear();
+                state.bases.clear();
                 Ok(())
             },
         )
     }
 }
 
-/// An interface by number.
-pub fn interface(index: u32) -> Target {
-    Target::Interface { netns: "/n".into(), cookie: 1, ifindex: index, name: format!("eth{index}") }
+/// An interface by number, made for the `generation`-th time.
+pub fn interface(index: u32, generation: u64) -> Target {
+    Target::Interface { netns: "/n".into(), cookie: generation, ifindex: index, name: format!("eth{index}") }
 }

@@ -155,8 +155,6 @@ struct Applied {
     spec: Value,
     /// The value of the restart annotation.
     restart: Option<String>,
-    /// What the tag named.
-    digest: String,
 }
 
 impl Follower {
@@ -217,11 +215,11 @@ impl Follower {
             revision: revision_hash(&program.spec, &digest, restart.as_deref()),
             load: load_hash(&program.spec, &digest, restart.as_deref()),
             spec: spec.clone(),
-            digest: digest.clone(),
+            digest,
             ..blank(uid, namespace, name)
         };
         self.supervisor.apply(desired, Auth::Anonymous).await.map_err(|e| (e.reason(), e.to_string()))?;
-        self.applied.insert(uid.to_owned(), Applied { spec, restart, digest });
+        self.applied.insert(uid.to_owned(), Applied { spec, restart });
         Ok(())
     }
 

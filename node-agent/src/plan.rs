@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use skep_kernel::hook::Hook;
-use skep_kernel::seam::{Observed, ObservedLink, ProgramAt, Variant};
+use skep_kernel::seam::{Observed, ObservedLink, ObservedMap, ProgramAt, Variant};
 use skep_object::kind::Kind;
 
 /// The state of one program that a node should have.
@@ -19,6 +19,10 @@ pub struct Wanted {
     pub variants: BTreeSet<Variant>,
     /// By link name.
     pub links: BTreeMap<String, WantedLink>,
+    /// Maps whose contents outlive the load.
+    pub keep: BTreeSet<String>,
+    /// Maps that the load has.
+    pub maps: BTreeSet<String>,
     /// Links that stay as they are because it is not known whether they are wanted.
     pub spare: bool,
 }
@@ -66,6 +70,11 @@ pub enum Action {
     Detach {
         link: String,
     },
+    /// Makes the load's maps the kept ones, with what older programs counted in maps of another size. The point of no
+    /// return: what is left of older loads can go.
+    Settle {
+        load: String,
+    },
     /// Takes a single program of the wanted load away.
     Unload {
         program: ProgramAt,
@@ -79,8 +88,13 @@ pub enum Action {
 pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
     let mut actions: Vec<Action> = observed.staged.iter().map(|s| Action::Discard { staged: s.clone() }).collect();
     let present = observed.loads.get(&wanted.load);
-    let missing = wanted.variants.iter().any(|v| present.is_none_or(|l| !l.programs.contains_key(&v.pin())));
-    if missing || present.is_none() {
+    let missing = present.is_none_or(|load| {
+        let programs = wanted.variants.iter().all(|v| load.programs.contains_key(&v.pin()));
+        !programs || !wanted.maps.iter().all(|map| load.maps.contains_key(map))
+    });
+    if missing {
+        // The new load gets the kept maps: what was cut short there ends first.
+        actions.extend(present.is_none().then(|| unfinished(wanted, observed)).flatten());
         actions.push(Action::Load { load: wanted.load.clone() });
     }
 
@@ -126,9 +140,13 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
         actions.extend(attach);
         actions.extend(unwanted);
     }
-    actions.extend(stale_programs(wanted, observed));
     let in_use = |load: &str| wanted.spare && observed.links.values().any(|l| l.alive && holds(observed, load, l));
-    for load in observed.loads.keys().filter(|l| **l != wanted.load && !in_use(l)) {
+    let older: Vec<&String> = observed.loads.keys().filter(|load| **load != wanted.load).collect();
+    if (missing || !is_settled(wanted, observed, &wanted.load)) && !older.iter().any(|load| in_use(load)) {
+        actions.push(Action::Settle { load: wanted.load.clone() });
+    }
+    actions.extend(stale_programs(wanted, observed));
+    for load in older.into_iter().filter(|load| !in_use(load)) {
         actions.push(Action::RemoveLoad { load: load.clone() });
     }
     actions
@@ -156,6 +174,30 @@ fn moved_already(
             undo: back(&link.pin),
         })
         .collect()
+}
+
+/// Settling an older load, if it runs and was not settled. When links run several, only where nothing is kept: another
+/// load's programs may still count in what is kept now.
+fn unfinished(wanted: &Wanted, observed: &Observed) -> Option<Action> {
+    let mut running: BTreeMap<&String, usize> = BTreeMap::new();
+    for link in observed.links.values().filter(|link| link.alive) {
+        if let Some(load) = observed.loads.keys().find(|load| holds(observed, load, link)) {
+            *running.entry(load).or_default() += 1;
+        }
+    }
+    let (load, _) = running.iter().max_by_key(|(_, links)| **links)?;
+    let kept = observed.loads[*load].maps.keys().filter(|map| wanted.keep.contains(*map));
+    let nothing_kept = kept.into_iter().any(|map| !observed.kept.contains_key(map));
+    let due = !is_settled(wanted, observed, load) && (running.len() == 1 || nothing_kept);
+    due.then(|| Action::Settle { load: (*load).clone() })
+}
+
+/// The kept maps are those of a load, and none else is kept.
+fn is_settled(wanted: &Wanted, observed: &Observed, load: &str) -> bool {
+    let Some(load) = observed.loads.get(load) else { return false };
+    let shown = |(name, map): (&String, &ObservedMap)| observed.kept.get(name) == Some(&map.id);
+    let kept = load.maps.iter().filter(|(name, _)| wanted.keep.contains(*name));
+    load.unsettled.is_empty() && kept.into_iter().all(shown) && observed.kept.keys().all(|k| wanted.keep.contains(k))
 }
 
 fn holds(observed: &Observed, load: &str, link: &ObservedLink) -> bool {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use skep_crds::{EbpfProgramSpec, OnUpdate};
-use skep_kernel::seam::{LoadRequest, Variant};
-use skep_object::map::map_type;
+use skep_kernel::seam::{LoadRequest, Merge, Variant};
+use skep_object::map::{MapDef, map_type};
 use skep_object::{Object, ObjectError};
 
 use crate::error::ProgramError;
@@ -34,8 +34,9 @@ pub fn prepare(
     view: &NodeView,
     binaries: &dyn Binaries,
 ) -> Result<Prepared, ProgramError> {
-    let maps = object.with_globals(spec.globals.iter().flatten())?;
+    let mut maps = object.with_globals(spec.globals.iter().flatten())?;
     let keep = kept_maps(spec, &object)?;
+    sized(spec, &mut maps)?;
     for program in &spec.programs {
         object.program(&program.name)?;
     }
@@ -57,30 +58,70 @@ pub fn prepare(
         targets.missing.clear();
     }
     let spare = targets.waits_for_pods && !suspended;
-    let wanted = Wanted { load: load.to_owned(), variants: variants.clone(), links, spare };
+    let wanted = Wanted {
+        load: load.to_owned(),
+        variants: variants.clone(),
+        links,
+        keep: keep.keys().cloned().collect(),
+        maps: used_maps(&object, &variants)?,
+        spare,
+    };
     let gates = gates(spec, namespace, view);
     Ok(Prepared { request: LoadRequest { object, maps, variants, keep }, wanted, targets, gates, suspended })
 }
 
+/// The maps that a load of these functions has.
+fn used_maps(object: &Object, variants: &BTreeSet<Variant>) -> Result<BTreeSet<String>, ProgramError> {
+    let selection = object.select(variants.iter().map(|v| v.function.as_str()))?;
+    let own = selection.maps.iter().map(|index| object.maps()[*index].name.clone());
+    let gates = variants.iter().filter_map(|v| v.attributes.gate.as_deref()).map(skep_kernel::gate::map_name);
+    Ok(own.chain(gates).collect())
+}
+
+/// The object's maps with the sizes that the spec gives them.
+fn sized(spec: &EbpfProgramSpec, maps: &mut [MapDef]) -> Result<(), ProgramError> {
+    for (name, options) in spec.maps.iter().flatten() {
+        let (Some(entries), Some(map)) = (options.max_entries, maps.iter_mut().find(|m| m.name == *name)) else {
+            continue;
+        };
+        let bad = |reason: &str| ObjectError::BadMap { map: name.clone(), reason: reason.into() };
+        if map.data.is_some() {
+            return Err(bad("it holds variables, always in one entry; take maxEntries out").into());
+        }
+        map.max_entries = u32::try_from(entries).map_err(|_| bad("maxEntries is outside 1..=4294967295"))?;
+    }
+    Ok(())
+}
+
 /// Maps whose contents outlive a load: all that programs fill, unless the spec says otherwise; of data sections, only
 /// those that the spec names. What belongs to a revision cannot be kept, and naming it is a mistake.
-fn kept_maps(spec: &EbpfProgramSpec, object: &Object) -> Result<BTreeSet<String>, ProgramError> {
-    let fixed = |name: &str, kind: u32| name.starts_with(".rodata") || kind == map_type::PROG_ARRAY;
+fn kept_maps(spec: &EbpfProgramSpec, object: &Object) -> Result<BTreeMap<String, Merge>, ProgramError> {
+    const OF_A_REVISION: [u32; 2] = [map_type::PROG_ARRAY, map_type::STRUCT_OPS];
+    let fixed = |map: &MapDef| {
+        let name = map.name.as_str();
+        name.starts_with(".rodata") || name == ".kconfig" || OF_A_REVISION.contains(&map.map_type)
+    };
     for name in spec.maps.iter().flat_map(BTreeMap::keys) {
         let Some(map) = object.maps().iter().find(|m| m.name == *name) else {
             let available = object.maps().iter().map(|m| m.name.clone()).collect();
             return Err(ObjectError::MapUnknown { name: name.clone(), available }.into());
         };
-        if fixed(name, map.map_type) {
+        if fixed(map) {
             let reason = "it belongs to its revision; only maps that programs fill can be kept or reset".to_owned();
             return Err(ObjectError::BadMap { map: name.clone(), reason }.into());
         }
     }
-    let wanted = |name: &str| spec.maps.as_ref().and_then(|maps| maps.get(name)).and_then(|o| o.on_update);
-    let kept = object.maps().iter().filter(|m| !fixed(&m.name, m.map_type)).filter(|m| match wanted(&m.name) {
-        Some(OnUpdate::Keep) => true,
-        Some(OnUpdate::Reset) => false,
-        None => m.data.is_none(),
+    let options = |name: &str| spec.maps.as_ref().and_then(|maps| maps.get(name));
+    let kept = object.maps().iter().filter(|map| !fixed(map)).filter(|map| {
+        match options(&map.name).and_then(|o| o.on_update) {
+            Some(OnUpdate::Keep) => true,
+            Some(OnUpdate::Reset) => false,
+            None => map.data.is_none(),
+        }
     });
-    Ok(kept.map(|m| m.name.clone()).collect())
+    let merge = |name: &str| match options(name).and_then(|o| o.merge) {
+        Some(skep_crds::Merge::Sum) => Merge::Sum,
+        None => Merge::Untouched,
+    };
+    Ok(kept.map(|m| (m.name.clone(), merge(&m.name))).collect())
 }

@@ -89,6 +89,12 @@ pub(super) struct TestRun {
     pub data_out: u64,
     pub repeat: u32,
     pub duration: u32,
+    pub ctx_size_in: u32,
+    pub ctx_size_out: u32,
+    pub ctx_in: u64,
+    pub ctx_out: u64,
+    pub flags: u32,
+    pub cpu: u32,
 }
 
 #[repr(C)]

@@ -13,11 +13,17 @@ const BPF_F_NUMA_NODE: u32 = 1 << 2;
 pub mod types {
     pub const HASH: u32 = 1;
     pub const ARRAY: u32 = 2;
+    pub const PROG_ARRAY: u32 = 3;
     pub const PERF_EVENT_ARRAY: u32 = 4;
     pub const PERCPU_HASH: u32 = 5;
     pub const PERCPU_ARRAY: u32 = 6;
+    pub const LRU_HASH: u32 = 9;
     pub const LRU_PERCPU_HASH: u32 = 10;
+    pub const LPM_TRIE: u32 = 11;
+    pub const DEVMAP: u32 = 14;
+    pub const CPUMAP: u32 = 16;
     pub const PERCPU_CGROUP_STORAGE: u32 = 21;
+    pub const DEVMAP_HASH: u32 = 25;
     pub const RINGBUF: u32 = 27;
     pub const USER_RINGBUF: u32 = 31;
 }

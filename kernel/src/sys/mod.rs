@@ -105,6 +105,17 @@ pub fn load_btf(data: &[u8]) -> io::Result<OwnedFd> {
     bpf_fd(Command::BtfLoad, &mut BtfLoad { btf: data.as_ptr() as u64, log: 0, size, log_size: 0, log_level: 0 })
 }
 
+/// MEMBARRIER_CMD_GLOBAL (include/uapi/linux/membarrier.h).
+const MEMBARRIER_GLOBAL: libc::c_long = 1;
+
+/// Waits for an RCU grace period: what ran in the kernel when it began has ended. Programs that may sleep are not waited
+/// for.
+pub fn grace_period() -> io::Result<()> {
+    // SAFETY: the command takes no pointer and changes nothing.
+    let ret = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_GLOBAL, 0, 0) };
+    if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// The raw BTF data with that id.
 pub fn btf_by_id(id: u32) -> io::Result<Vec<u8>> {
     #[repr(C)]

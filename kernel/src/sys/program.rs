@@ -148,3 +148,14 @@ pub fn test_run(fd: BorrowedFd<'_>, packet: &[u8]) -> io::Result<u32> {
     bpf(Command::ProgTestRun, &mut attr)?;
     Ok(attr.retval)
 }
+
+/// BPF_F_TEST_RUN_ON_CPU.
+const ON_CPU: u32 = 1;
+
+/// Runs a raw tracepoint's program once, on that CPU or on any; its return value. ENXIO: there is no such CPU now.
+pub fn run(fd: BorrowedFd<'_>, cpu: Option<u32>) -> io::Result<u32> {
+    let flags = if cpu.is_some() { ON_CPU } else { 0 };
+    let mut attr = TestRun { prog_fd: raw(fd), flags, cpu: cpu.unwrap_or(0), ..TestRun::default() };
+    bpf(Command::ProgTestRun, &mut attr)?;
+    Ok(attr.retval)
+}

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 use skep_kernel::hook::{Family, Hook, Netfilter, NetfilterHook, Options, Target};
-use skep_kernel::seam::{Kernel, LoadRequest, ProgramAt, Variant};
+use skep_kernel::seam::{Kernel, LoadRequest, Merge, ProgramAt, Variant};
 use skep_kernel::{Host, bpffs, netns, probe};
 use skep_object::Object;
 use skep_object::kind::Kind;
@@ -105,6 +105,7 @@ impl Fixture {
     pub fn attach(&self, load: &str, function: &str, request: &LoadRequest, hook: &Hook) -> String {
         let link = hook.link_name(function);
         self.host.attach(&self.uid, &link, hook, &at(load, function, request)).unwrap();
+        self.host.settle(&self.uid, load, &request.keep.keys().cloned().collect()).unwrap();
         link
     }
 
@@ -180,7 +181,7 @@ pub fn request(object: &Arc<Object>, hooks: &[(&str, &Hook)], globals: &[(&str, 
             Variant { function: (*function).into(), attributes: hook.load_attributes(section) }
         })
         .collect();
-    let keep = maps.iter().filter(|m| m.data.is_none()).map(|m| m.name.clone()).collect();
+    let keep = maps.iter().filter(|m| m.data.is_none()).map(|m| (m.name.clone(), Merge::Untouched)).collect();
     LoadRequest { object: object.clone(), maps, variants, keep }
 }
 

@@ -127,13 +127,11 @@ fn a_map_whose_shape_changed_starts_anew_and_says_so() {
     let object = object("net");
     let first = request(&object, &[("count_xdp", &xdp)], &[]);
     f.load("l1", &first);
+    f.attach("l1", "count_xdp", &first, &xdp);
     let mut second = first.clone();
-    second.maps.iter_mut().find(|m| m.name == "flows").unwrap().max_entries = 2048;
+    second.maps.iter_mut().find(|m| m.name == "flows").unwrap().flags = 1;
     let outcome = f.host.load(&f.uid, "l2", &second).unwrap();
-    assert_eq!(
-        outcome.reset.into_iter().collect::<Vec<_>>(),
-        [("flows".into(), "maxEntries was 1024 and is now 2048".into())]
-    );
+    assert_eq!(outcome.reset.into_iter().collect::<Vec<_>>(), [("flows".into(), "flags was 0 and is now 1".into())]);
     let seen = f.host.observe(&f.uid).unwrap();
     assert_eq!(seen.loads["l1"].maps["hits"].id, seen.loads["l2"].maps["hits"].id);
     assert_ne!(seen.loads["l1"].maps["flows"].id, seen.loads["l2"].maps["flows"].id);

@@ -1,5 +1,6 @@
 mod fires;
 mod fixture;
+mod kept;
 mod lifecycle;
 mod loading;
 mod netns;

@@ -57,8 +57,10 @@ fn under_traffic(f: &Fixture, updates: impl FnOnce()) -> (u64, u64) {
 fn two_loads(f: &Fixture, function: &str, hook: &Hook, verdict: u32) -> (String, skep_kernel::seam::LoadRequest) {
     let request = request(&object("net"), &[(function, hook)], &[("verdict", json!(verdict))]);
     f.load("l1", &request);
+    let link = f.attach("l1", function, &request, hook);
+    // Now the counters of the first are the kept ones, which the second gets.
     f.load("l2", &request);
-    (f.attach("l1", function, &request, hook), request)
+    (link, request)
 }
 
 /// Moves the link from load to load; what it was after each move.
