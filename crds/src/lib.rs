@@ -30,7 +30,7 @@ pub use attach::Attach;
 pub use condition::{Condition, ConditionStatus, merge_condition};
 pub use crd::crds;
 pub use ebpfnode::{EbpfNode, EbpfNodeSpec, EbpfNodeStatus};
-pub use ebpfprogram::{EbpfProgram, EbpfProgramSpec, MapOptions, OnUpdate, Program};
+pub use ebpfprogram::{EbpfProgram, EbpfProgramSpec, MapOptions, Merge, OnUpdate, Program};
 pub use hash::{load_hash, revision_hash};
 pub use image::{ImageSource, PullPolicy, PullSecret};
 pub use reason::Reason;
