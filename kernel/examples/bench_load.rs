@@ -42,7 +42,12 @@ fn round(bytes: &[u8], count: usize, root: &Path, state: &Path, top: &Path) -> f
         let variant = Variant { function: "count".into(), attributes: hook.load_attributes("cgroup_skb/egress") };
         let program = ProgramAt { load: "l".into(), pin: variant.pin() };
         let maps = object.maps().to_vec();
-        let request = LoadRequest { object, maps, variants: [variant].into(), keep: [("counts".to_owned(), Merge::default())].into() };
+        let request = LoadRequest {
+            object,
+            maps,
+            variants: [variant].into(),
+            keep: [("counts".to_owned(), Merge::default())].into(),
+        };
         let uid = format!("u{i}");
         host.load(&uid, "l", &request).unwrap();
         host.attach(&uid, &hook.link_name("count"), hook, &program).unwrap();

@@ -18,7 +18,7 @@ use crate::load::{self, Loaded};
 use crate::migrate::{self, Settled};
 use crate::observe;
 use crate::seam::{Kernel, LoadOutcome, LoadRequest, Observed, ProgramAt};
-use crate::sys::{self, link, program};
+use crate::sys::{self, link, map, program};
 use crate::tc::Filters;
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -70,6 +70,7 @@ impl Host {
     fn complete(&self, uid: &str, name: &str, request: &LoadRequest) -> Result<LoadOutcome, KernelError> {
         let dir = self.bpffs.load(uid, name);
         let present = bpffs::list(&dir.join("progs"))?;
+        self.find_maps(&dir, &present, request)?;
         let mut missing = request.clone();
         missing.variants.retain(|v| !present.contains(&v.pin()));
         if missing.variants.is_empty() {
@@ -90,6 +91,29 @@ impl Host {
         }
         self.kept(uid).publish_new(name, request)?;
         Ok(LoadOutcome::default())
+    }
+
+    /// Pins maps again whose pins somebody deleted, as long as a program of the load uses them.
+    fn find_maps(&self, dir: &Path, programs: &[String], request: &LoadRequest) -> Result<(), KernelError> {
+        let pinned = bpffs::list(&dir.join("maps"))?;
+        let lost: Vec<_> = request.maps.iter().filter(|def| !pinned.contains(&def.name)).collect();
+        let failed = || KernelError::io("finding the maps of a load again");
+        for program in programs.iter().filter(|_| !lost.is_empty()) {
+            let fd = sys::open_pin(&dir.join("progs").join(escape(program))).map_err(failed())?;
+            for id in program::map_ids(fd.as_fd()).map_err(failed())? {
+                let map = map::by_id(id).map_err(failed())?;
+                let info = map::info(map.as_fd()).map_err(failed())?;
+                let mut found = lost
+                    .iter()
+                    .filter(|def| map::is_of(&info, def))
+                    .map(|def| dir.join("maps").join(escape(&def.name)));
+                if let Some(path) = found.find(|path| !path.exists()) {
+                    bpffs::make_dir(&dir.join("maps"))?;
+                    pin(&map, &path)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn stage(&self, dir: &Path, loaded: &Loaded) -> Result<(), KernelError> {
@@ -146,11 +170,11 @@ impl Kernel for Host {
             return self.complete(uid, name, request);
         }
         let kept = self.kept(uid);
-        let inherited = kept.inherit(request)?;
-        let loaded = load::load(request, inherited.maps, self.types_for(request).as_deref())?;
+        let mut inherited = kept.inherit(request)?;
+        let loaded = load::load(request, std::mem::take(&mut inherited.maps), self.types_for(request).as_deref())?;
         let staged = self.bpffs.staged_load(uid, name);
         bpffs::remove_tree(&staged)?;
-        let result = self.stage(&staged, &loaded).and_then(|()| kept.stage(&staged, &inherited.bases));
+        let result = self.stage(&staged, &loaded).and_then(|()| kept.stage(&staged, &inherited));
         if let Err(e) = result {
             // The error that stopped us is the one to tell; what is left ends in `~` and goes with the next pass.
             let _ = bpffs::remove_tree(&staged);

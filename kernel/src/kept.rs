@@ -71,8 +71,12 @@ impl Kept<'_> {
     }
 
     /// Pins what was copied, in a load that is being built.
-    pub fn stage(&self, dir: &std::path::Path, bases: &[(Merge, String, OwnedFd)]) -> Result<(), KernelError> {
-        for (merge, name, base) in bases {
+    pub fn stage(&self, dir: &std::path::Path, inherited: &Inherited) -> Result<(), KernelError> {
+        if !inherited.outcome.reset.is_empty() {
+            // With nothing in it, it still says that this load's maps wait for their turn.
+            bpffs::make_dir(&dir.join(directory(Merge::Untouched)))?;
+        }
+        for (merge, name, base) in &inherited.bases {
             let dir = dir.join(directory(*merge));
             bpffs::make_dir(&dir)?;
             pin(base, &dir.join(escape(name)))?;
@@ -118,8 +122,13 @@ impl Kept<'_> {
         self.bring_over(load, Way::FromLoad).map(drop)
     }
 
+    /// Whether maps of a load are to take the place of kept ones, and have not.
+    pub fn is_pending(&self, load: &str) -> bool {
+        BASES.iter().any(|(_, dir)| self.bpffs.load(self.uid, load).join(dir).exists())
+    }
+
     /// Copied maps of a load that are not settled yet.
-    pub fn unsettled(&self, load: &str) -> Result<Vec<(Merge, String)>, KernelError> {
+    fn unsettled(&self, load: &str) -> Result<Vec<(Merge, String)>, KernelError> {
         let mut all = Vec::new();
         for (merge, dir) in BASES {
             let names = bpffs::list(&self.bpffs.load(self.uid, load).join(dir))?;

@@ -42,7 +42,8 @@ pub struct Settled {
 /// Why a map of this kind keeps its contents at equal size only; `None`: it can have another one.
 pub fn obstacle(info: &MapInfo, value: &TypeDesc) -> Option<String> {
     use types::*;
-    let moves = [HASH, ARRAY, PERCPU_HASH, PERCPU_ARRAY, LRU_HASH, LRU_PERCPU_HASH, LPM_TRIE, DEVMAP, DEVMAP_HASH, CPUMAP];
+    let moves =
+        [HASH, ARRAY, PERCPU_HASH, PERCPU_ARRAY, LRU_HASH, LRU_PERCPU_HASH, LPM_TRIE, DEVMAP, DEVMAP_HASH, CPUMAP];
     if !moves.contains(&info.map_type) {
         return Some(format!("contents of a map of type {} cannot be moved", map::type_name(info.map_type)));
     }
@@ -67,7 +68,10 @@ fn bound_to_its_map(desc: &TypeDesc) -> Option<&'static str> {
 /// Offset and size of every integer of a value, for adding; an error names what cannot be added.
 pub fn summands(value: &TypeDesc) -> Result<Vec<(u32, u32)>, String> {
     if value.size > MAX_SUMMED_VALUE {
-        return Err(format!("values of {} bytes are too large to be added, {MAX_SUMMED_VALUE} is the most", value.size));
+        return Err(format!(
+            "values of {} bytes are too large to be added, {MAX_SUMMED_VALUE} is the most",
+            value.size
+        ));
     }
     if let Some(name) = bound_to_its_map(value) {
         return Err(format!("its values hold a {name}"));
@@ -238,7 +242,8 @@ impl Migration {
     }
 
     fn count_new(&self) -> Result<u64, KernelError> {
-        let reader = MapReader::new(self.new.fd().try_clone_to_owned().map_err(self.failed())?).map_err(self.failed())?;
+        let reader =
+            MapReader::new(self.new.fd().try_clone_to_owned().map_err(self.failed())?).map_err(self.failed())?;
         let (mut count, key_len) = (0, self.new.info().key_size as usize);
         reader
             .read(|keys, _| {
@@ -504,7 +509,9 @@ mod tests {
         assert_eq!(summands(&good), Ok(vec![(0, 8), (8, 4), (12, 4)]));
         let flag = record(vec![("packets", u64_, 0), ("up", desc(TypeKind::Bool, "bool", 1), 8)]);
         assert_eq!(summands(&flag).unwrap_err(), "up is a boolean: only integers of 4 or 8 bytes can be added");
-        assert!(summands(&TypeDesc::bytes(8)).unwrap_err().starts_with("the value is of a type that nothing describes"));
+        assert!(
+            summands(&TypeDesc::bytes(8)).unwrap_err().starts_with("the value is of a type that nothing describes")
+        );
     }
 
     #[test]

@@ -27,8 +27,7 @@ pub fn observe(bpffs: &Bpffs, uid: &str) -> Result<Observed, KernelError> {
             }
             load => {
                 let mut seen = observe_load(&bpffs.load(uid, load))?;
-                let unsettled = Kept { bpffs, uid }.unsettled(load)?;
-                seen.unsettled = unsettled.into_iter().map(|(_, name)| name).collect();
+                seen.pending = Kept { bpffs, uid }.is_pending(load);
                 observed.loads.insert(name, seen);
             }
         }

@@ -84,8 +84,8 @@ pub struct ObservedLoad {
     pub programs: BTreeMap<String, ObservedProgram>,
     /// Map name to kernel id and type.
     pub maps: BTreeMap<String, ObservedMap>,
-    /// Maps that were copied from a kept one of another size, and not settled yet.
-    pub unsettled: BTreeSet<String>,
+    /// It has maps that are to take the place of kept ones, and was not settled yet.
+    pub pending: bool,
 }
 
 /// A loaded program.

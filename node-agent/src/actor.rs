@@ -11,16 +11,17 @@ use skep_crds::{EbpfProgramSpec, PullPolicy, Reason};
 use skep_image::Auth;
 use skep_kernel::Kernel;
 use skep_kernel::seam::Observed;
-use skep_proto::v1::{ProgramReport, State};
+use skep_proto::v1::{Notice, ProgramReport, State};
 use tokio::sync::{Semaphore, watch};
 
 use crate::backoff::Backoff;
 use crate::binaries::HostBinaries;
 use crate::desired::{DesiredProgram, Store};
+use crate::drift::{self, Left};
 use crate::error::ProgramError;
 use crate::execute::{Outcome, execute};
 use crate::images::{Images, blocking};
-use crate::plan::plan;
+use crate::plan::{Action, plan};
 use crate::prepare::{Prepared, prepare};
 use crate::report;
 use crate::reports::Reports;
@@ -57,6 +58,7 @@ pub struct Order {
 pub async fn run(shared: Arc<Shared>, uid: String, mut orders: watch::Receiver<Order>) {
     let mut view = shared.view.clone();
     let mut backoff = Backoff::new(fastrand::f64);
+    let mut left = None;
     loop {
         let order = orders.borrow_and_update().clone();
         let now = view.borrow_and_update().clone();
@@ -72,7 +74,7 @@ pub async fn run(shared: Arc<Shared>, uid: String, mut orders: watch::Receiver<O
                 }
             },
             Some(desired) => {
-                let mut report = reconcile(&shared, desired, &order.auth, now).await;
+                let mut report = reconcile(&shared, desired, &order.auth, now, &mut left).await;
                 let retry = is_transient(&report);
                 if let Some((reason, message)) = &order.refused {
                     report.set_state(State::Failed);
@@ -127,10 +129,20 @@ async fn remove(shared: &Arc<Shared>, uid: &str) -> Result<(), ProgramError> {
     .await?
 }
 
-async fn reconcile(shared: &Arc<Shared>, desired: &DesiredProgram, auth: &Auth, view: Arc<NodeView>) -> ProgramReport {
-    let result = pass(shared, desired, auth, view).await;
+async fn reconcile(
+    shared: &Arc<Shared>,
+    desired: &DesiredProgram,
+    auth: &Auth,
+    view: Arc<NodeView>,
+    left: &mut Option<Left>,
+) -> ProgramReport {
+    let result = pass(shared, desired, auth, view, left.clone()).await;
     match result {
-        Ok(report) => report,
+        Ok(passed) => {
+            passed.notices.into_iter().for_each(|notice| shared.reports.notice(notice));
+            *left = Some(passed.left);
+            passed.report
+        }
         Err(error) => {
             tracing::warn!(namespace = desired.namespace, name = desired.name, reason = %error.reason(), %error, "program failed");
             report::failed(desired, &observe(shared, &desired.uid).await, &error)
@@ -143,7 +155,8 @@ async fn pass(
     desired: &DesiredProgram,
     auth: &Auth,
     view: Arc<NodeView>,
-) -> Result<ProgramReport, ProgramError> {
+    left: Option<Left>,
+) -> Result<Passed, ProgramError> {
     let spec = spec::decode(&desired.api_version, &desired.spec)?;
     let observed = observe(shared, &desired.uid).await;
     if !observed.loads.contains_key(&desired.load) {
@@ -153,7 +166,7 @@ async fn pass(
     let object = shared.images.object(&spec.image.reference, &desired.digest, auth, pull).await?;
     let _place = shared.places.acquire().await.map_err(|e| ProgramError::Internal(e.to_string()))?;
     let (work, desired) = (shared.clone(), desired.clone());
-    let pass = blocking(move || act(&work, &spec, &desired, object, &view));
+    let pass = blocking(move || act(&work, &spec, &desired, object, &view, left.as_ref()));
     match tokio::time::timeout(PASS, pass).await {
         Ok(result) => result?,
         Err(_) => Err(ProgramError::Timeout { what: "work in the kernel".into(), seconds: PASS.as_secs() }),
@@ -167,7 +180,8 @@ fn act(
     desired: &DesiredProgram,
     object: Arc<skep_object::Object>,
     view: &NodeView,
-) -> Result<ProgramReport, ProgramError> {
+    left: Option<&Left>,
+) -> Result<Passed, ProgramError> {
     let kernel = &*shared.kernel;
     let prepared = prepare(spec, &desired.namespace, &desired.load, object, view, &HostBinaries)?;
     let observed = kernel.observe(&desired.uid)?;
@@ -183,7 +197,14 @@ fn act(
             "reconciled"
         );
     }
-    finish(kernel, desired, &prepared, outcome)
+    finish(kernel, desired, &prepared, outcome, (&observed, &plan), left)
+}
+
+/// What came of a pass.
+struct Passed {
+    report: ProgramReport,
+    notices: Vec<Notice>,
+    left: Left,
 }
 
 fn finish(
@@ -191,13 +212,18 @@ fn finish(
     desired: &DesiredProgram,
     prepared: &Prepared,
     mut outcome: Outcome,
-) -> Result<ProgramReport, ProgramError> {
+    (seen, plan): (&Observed, &[Action]),
+    before: Option<&Left>,
+) -> Result<Passed, ProgramError> {
     if let Some(failure) = outcome.failure.take() {
         return Err(failure.into());
     }
     let observed = kernel.observe(&desired.uid)?;
     set_gates(kernel, desired, &prepared.gates, &observed)?;
-    Ok(report::settled(desired, prepared, &outcome, &observed))
+    let left = Left::new(before, &desired.revision, &observed, &outcome);
+    let notices = drift::notices(&desired.uid, before, &desired.revision, seen, plan, &outcome);
+    let report = report::settled(desired, prepared, &outcome, &observed, &left.remarks);
+    Ok(Passed { report, notices, left })
 }
 
 /// Pods come and go without a plan: the gates follow them.

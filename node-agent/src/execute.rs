@@ -33,7 +33,16 @@ pub fn execute(
     gates: &BTreeMap<String, Vec<u64>>,
     plan: &[Action],
 ) -> Outcome {
-    let mut run = Run { kernel, uid, request, gates, outcome: Outcome::default(), moved: Vec::new(), loaded: None };
+    let mut run = Run {
+        kernel,
+        uid,
+        request,
+        gates,
+        outcome: Outcome::default(),
+        moved: Vec::new(),
+        attached: Vec::new(),
+        loaded: None,
+    };
     for action in plan {
         if let Err(failure) = run.step(action) {
             run.undo();
@@ -53,6 +62,8 @@ struct Run<'a> {
     outcome: Outcome,
     /// Links that run the new load, to be taken back while nothing of the old is gone.
     moved: Vec<&'a Action>,
+    /// Links that were made, by name.
+    attached: Vec<&'a str>,
     loaded: Option<&'a str>,
 }
 
@@ -84,8 +95,9 @@ impl<'a> Run<'a> {
                 Ok(())
             }
             Action::Attach { link, hook, program } => {
-                if let Err(e) = self.kernel.attach(self.uid, link, hook, program) {
-                    self.outcome.targets.push((link.clone(), e));
+                match self.kernel.attach(self.uid, link, hook, program) {
+                    Ok(()) => self.attached.push(link),
+                    Err(e) => self.outcome.targets.push((link.clone(), e)),
                 }
                 Ok(())
             }
@@ -131,6 +143,11 @@ impl<'a> Run<'a> {
             clean &= back.is_some();
         }
         if let (true, Some(load)) = (clean, self.loaded) {
+            // New targets of a load that goes: they would run on what nobody can find any more.
+            let gone = self.attached.drain(..).all(|link| self.kernel.detach(self.uid, link).is_ok());
+            if !gone {
+                return;
+            }
             // What cannot be removed now is removed by the next pass: it is not the wanted load then, or it is completed.
             let _ = self.kernel.remove_load(self.uid, load);
         }

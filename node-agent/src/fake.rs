@@ -11,7 +11,7 @@
 //! | an interface that is made again has its number again, and another identity | `drift::an_interface_that_is_made_again_is_another_target` |
 //! | a link detached by somebody else is there, and not alive | `drift::a_link_that_somebody_detached_is_not_alive` |
 //! | a cgroup takes so many programs and no more | `drift::a_full_cgroup_says_so` |
-//! | a netfilter link moves to the other of two priorities, if that is free | `netns::a_netfilter_update_is_refused_when_its_neighbour_is_taken` |
+//! | a netfilter link moves to the other of two priorities, if that is free | `netns::two_priorities_alternate_and_are_free_at_once` |
 //! | a map pin that is deleted is made again with the same map | `drift::pins_that_were_deleted_come_back_with_the_same_objects` |
 //! | contents move with a map's size, sums are exact, what was given up goes back | `kept::*` |
 
@@ -198,9 +198,23 @@ impl Fake {
             (Drift::DeleteProgram, _, Some(load)) => {
                 // What runs it runs on, and cannot be found by name any more.
                 let gone = state.observed.loads.get_mut(&load).and_then(|l| l.programs.pop_first());
-                let ran: Vec<String> = state.observed.links.iter().filter(|(_, l)| Some(l.program_id) == gone.as_ref().map(|(_, p)| p.id)).map(|(n, _)| n.clone()).collect();
+                let ran: Vec<String> = state
+                    .observed
+                    .links
+                    .iter()
+                    .filter(|(_, l)| Some(l.program_id) == gone.as_ref().map(|(_, p)| p.id))
+                    .map(|(n, _)| n.clone())
+                    .collect();
                 state.guarded.retain(|link| !ran.contains(link));
             }
+            // Between a copy and its settling, the pins of the maps are the only way to what was counted: who deletes
+            // them in that moment loses it.
+            (Drift::DeleteMap | Drift::DeleteKept, ..) if !state.bases.is_empty() => {}
+            // The last pin of a map is the map: one pin at a time is deleted, until it is repaired.
+            (Drift::DeleteMap | Drift::DeleteKept, ..)
+                if state.observed.kept.is_empty()
+                    || loads.is_empty()
+                    || loads.iter().any(|load| state.map_of(load).is_none()) => {}
             (Drift::DeleteMap, _, Some(load)) => {
                 if let Some(load) = state.observed.loads.get_mut(&load) {
                     load.maps.clear();
@@ -356,15 +370,14 @@ impl Kernel for Fake {
             for variant in &request.variants {
                 let id = state.id();
                 let loaded = state.observed.loads.entry(load.to_owned()).or_default();
-                let program = loaded.programs.entry(variant.pin()).or_insert(ObservedProgram { id, tag: String::new() });
+                let program =
+                    loaded.programs.entry(variant.pin()).or_insert(ObservedProgram { id, tag: String::new() });
                 state.uses.insert(program.id, map);
             }
-            let unsettled = state.bases.contains_key(load);
+            let pending = state.bases.contains_key(load);
             let loaded: &mut ObservedLoad = state.observed.loads.entry(load.to_owned()).or_default();
             loaded.maps.insert(MAP.into(), ObservedMap { id: map, map_type: 2 });
-            if unsettled {
-                loaded.unsettled.insert(MAP.into());
-            }
+            loaded.pending = pending;
             state.observed.kept.entry(MAP.into()).or_insert(map);
             Ok(LoadOutcome::default())
         })
@@ -446,7 +459,7 @@ impl Kernel for Fake {
             state.observed.kept = [(MAP.to_owned(), own)].into();
             state.bases.remove(load);
             if let Some(load) = state.observed.loads.get_mut(load) {
-                load.unsettled.clear();
+                load.pending = false;
             }
             Ok(BTreeMap::new())
         })

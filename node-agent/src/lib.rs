@@ -10,6 +10,7 @@ pub mod binaries;
 pub mod config;
 pub mod desired;
 pub mod discover;
+pub mod drift;
 pub mod epoch;
 pub mod error;
 pub mod execute;

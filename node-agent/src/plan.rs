@@ -87,7 +87,11 @@ pub enum Action {
 /// Plans for a program that is wanted.
 pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
     let mut actions: Vec<Action> = observed.staged.iter().map(|s| Action::Discard { staged: s.clone() }).collect();
-    let present = observed.loads.get(&wanted.load);
+    let superseded = is_superseded(wanted, observed);
+    if superseded {
+        actions.push(Action::RemoveLoad { load: wanted.load.clone() });
+    }
+    let present = observed.loads.get(&wanted.load).filter(|_| !superseded);
     let missing = present.is_none_or(|load| {
         let programs = wanted.variants.iter().all(|v| load.programs.contains_key(&v.pin()));
         !programs || !wanted.maps.iter().all(|map| load.maps.contains_key(map))
@@ -140,7 +144,9 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
         actions.extend(attach);
         actions.extend(unwanted);
     }
-    let in_use = |load: &str| wanted.spare && observed.links.values().any(|l| l.alive && holds(observed, load, l));
+    // A program whose pin somebody deleted may be of any load.
+    let of = |load: &str, link: &ObservedLink| holds(observed, load, link) || find_program(observed, link).is_none();
+    let in_use = |load: &str| wanted.spare && observed.links.values().any(|link| link.alive && of(load, link));
     let older: Vec<&String> = observed.loads.keys().filter(|load| **load != wanted.load).collect();
     if (missing || !is_settled(wanted, observed, &wanted.load)) && !older.iter().any(|load| in_use(load)) {
         actions.push(Action::Settle { load: wanted.load.clone() });
@@ -176,20 +182,46 @@ fn moved_already(
         .collect()
 }
 
+/// A load that was left for another one has maps that are not the kept ones any more: nobody who comes back to it may
+/// count in them.
+fn is_superseded(wanted: &Wanted, observed: &Observed) -> bool {
+    let Some(load) = observed.loads.get(&wanted.load).filter(|load| !load.pending) else { return false };
+    let running = running(observed).into_iter().max_by_key(|(_, links)| *links);
+    let in_running = |name: &String| Some(observed.loads[running.as_ref()?.0].maps.get(name)?.id);
+    let kept = |name: &String| observed.kept.get(name).copied().or_else(|| in_running(name));
+    let another = |(name, map): (&String, &ObservedMap)| kept(name).is_some_and(|kept| kept != map.id);
+    let runs = || observed.links.values().any(|link| link.alive && holds(observed, &wanted.load, link));
+    // Of a map whose pin is gone it cannot be told.
+    let unknown = wanted.maps.intersection(&wanted.keep).any(|map| !load.maps.contains_key(map));
+    (unknown || load.maps.iter().filter(|(name, _)| wanted.keep.contains(*name)).any(another)) && !runs()
+}
+
 /// Settling an older load, if it runs and was not settled. When links run several, only where nothing is kept: another
 /// load's programs may still count in what is kept now.
 fn unfinished(wanted: &Wanted, observed: &Observed) -> Option<Action> {
+    let running = running(observed);
+    let most = running.iter().max_by_key(|(_, links)| **links).map(|(load, _)| *load);
+    // Where nothing runs, whatever was complete.
+    let complete = || observed.loads.iter().find(|(_, load)| !load.pending).map(|(name, _)| name);
+    let load = most.or_else(complete)?;
+    let kept = observed.loads[load].maps.keys().filter(|map| wanted.keep.contains(*map));
+    let nothing_kept = kept.into_iter().any(|map| !observed.kept.contains_key(map));
+    // A program whose pin somebody deleted may be an older load's.
+    let unknown = observed.links.values().any(|link| link.alive && find_program(observed, link).is_none());
+    let alone = running.len() <= 1 && !unknown;
+    let due = !is_settled(wanted, observed, load) && (alone || nothing_kept);
+    due.then(|| Action::Settle { load: load.clone() })
+}
+
+/// How many live links run each load.
+fn running(observed: &Observed) -> BTreeMap<&String, usize> {
     let mut running: BTreeMap<&String, usize> = BTreeMap::new();
     for link in observed.links.values().filter(|link| link.alive) {
         if let Some(load) = observed.loads.keys().find(|load| holds(observed, load, link)) {
             *running.entry(load).or_default() += 1;
         }
     }
-    let (load, _) = running.iter().max_by_key(|(_, links)| **links)?;
-    let kept = observed.loads[*load].maps.keys().filter(|map| wanted.keep.contains(*map));
-    let nothing_kept = kept.into_iter().any(|map| !observed.kept.contains_key(map));
-    let due = !is_settled(wanted, observed, load) && (running.len() == 1 || nothing_kept);
-    due.then(|| Action::Settle { load: (*load).clone() })
+    running
 }
 
 /// The kept maps are those of a load, and none else is kept.
@@ -197,7 +229,7 @@ fn is_settled(wanted: &Wanted, observed: &Observed, load: &str) -> bool {
     let Some(load) = observed.loads.get(load) else { return false };
     let shown = |(name, map): (&String, &ObservedMap)| observed.kept.get(name) == Some(&map.id);
     let kept = load.maps.iter().filter(|(name, _)| wanted.keep.contains(*name));
-    load.unsettled.is_empty() && kept.into_iter().all(shown) && observed.kept.keys().all(|k| wanted.keep.contains(k))
+    !load.pending && kept.into_iter().all(shown) && observed.kept.keys().all(|k| wanted.keep.contains(k))
 }
 
 fn holds(observed: &Observed, load: &str, link: &ObservedLink) -> bool {

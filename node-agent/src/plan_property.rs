@@ -38,7 +38,10 @@ fn all_hooks(random: &mut fastrand::Rng) -> Vec<(&'static str, Hook)> {
         all.push(("on_tcx", hook(Kind::Tcx, attach::TCX_INGRESS, device, Options::default())));
         let cgroup = Target::Cgroup { path: format!("/c{index}").into(), id: u64::from(index) };
         for function in ["on_skb", "on_skb_too"] {
-            all.push((function, hook(Kind::CgroupSkb, attach::CGROUP_INET_INGRESS, cgroup.clone(), Options::default())));
+            all.push((
+                function,
+                hook(Kind::CgroupSkb, attach::CGROUP_INET_INGRESS, cgroup.clone(), Options::default()),
+            ));
         }
         let function = Target::Function { name: format!("f{index}"), offset: 0 };
         all.push(("on_fentry", hook(Kind::Fentry, attach::TRACE_FENTRY, function, Options::default())));
@@ -103,11 +106,14 @@ impl History<'_> {
     fn step(&mut self, now: &(Wanted, u32), last: bool, random: &mut fastrand::Rng) -> Result<(), String> {
         let guarded = self.shared(&now.0);
         let old: BTreeMap<String, Option<String>> = guarded.iter().map(|l| (l.clone(), self.fake.load_of(l))).collect();
-        let one_load = old.values().collect::<BTreeSet<_>>().len() <= 1;
+        let mut one_load = old.values().collect::<BTreeSet<_>>().len() <= 1;
         self.fake.guard(guarded);
         for _ in 0..random.u8(..3) {
             if random.bool() {
-                self.fake.drift(Drift::ALL[random.usize(..Drift::ALL.len())], random);
+                let drift = Drift::ALL[random.usize(..Drift::ALL.len())];
+                self.fake.drift(drift, random);
+                // What somebody deleted in the middle of a swap cannot be gone back to.
+                one_load &= !matches!(drift, Drift::DeleteProgram);
             }
             if random.u8(..4) == 0 {
                 self.fake.foreign(random.choice(all_hooks(&mut random.clone())).map(|(_, hook)| hook));
@@ -117,7 +123,8 @@ impl History<'_> {
             let outcome = self.run(now);
             if fault == Fault::Refuse && one_load && outcome.as_ref().is_some_and(|o| o.failure.is_some()) {
                 // All or nothing: all moved, or all where they were.
-                let loads = self.fake.guarded().iter().map(|l| (l.clone(), self.fake.load_of(l))).collect::<Vec<_>>();
+                let wanted = self.fake.guarded().into_iter().filter(|link| now.0.links.contains_key(link));
+                let loads = wanted.map(|l| (self.fake.load_of(&l), l)).map(|(load, l)| (l, load)).collect::<Vec<_>>();
                 let back = loads.iter().all(|(link, load)| old[link] == *load);
                 let forth = loads.iter().all(|(_, load)| load.as_ref() == Some(&now.0.load));
                 if !back && !forth {
@@ -132,7 +139,9 @@ impl History<'_> {
         }
         self.fake.foreign(None);
         for _ in 0..PATIENCE {
-            self.run(now).ok_or("not run")?;
+            if self.run(now).ok_or("not run")?.done == 0 {
+                break;
+            }
         }
         self.fake.broken().map_or(Ok(()), Err)?;
         if now.0.spare { Ok(()) } else { self.converged(&now.0) }

@@ -50,7 +50,13 @@ pub fn failed(desired: &DesiredProgram, observed: &Observed, error: &ProgramErro
 }
 
 /// After a plan was carried out without a failure that stopped it.
-pub fn settled(desired: &DesiredProgram, prepared: &Prepared, outcome: &Outcome, observed: &Observed) -> ProgramReport {
+pub fn settled(
+    desired: &DesiredProgram,
+    prepared: &Prepared,
+    outcome: &Outcome,
+    observed: &Observed,
+    remarks: &[String],
+) -> ProgramReport {
     let mut report = blank(desired);
     show_kernel(&mut report, desired, observed);
     report.hooks = hooks(prepared, outcome, observed);
@@ -78,18 +84,12 @@ pub fn settled(desired: &DesiredProgram, prepared: &Prepared, outcome: &Outcome,
         None if prepared.wanted.links.is_empty() => {
             (State::Ready, Reason::NoTarget, "the selectors match nothing on this node".to_owned())
         }
-        None => (State::Ready, Reason::Ready, reset_maps(outcome)),
+        None => (State::Ready, Reason::Ready, remarks.join("; ")),
     };
     report.set_state(state);
     report.reason = reason.to_string();
     report.message = message;
     report
-}
-
-fn reset_maps(outcome: &Outcome) -> String {
-    let texts: Vec<String> =
-        outcome.load.reset.iter().map(|(map, why)| format!("map {map} started anew: {why}")).collect();
-    texts.join("; ")
 }
 
 /// What runs, whatever is wanted.

@@ -1,13 +1,15 @@
 //! All reports of the node, and the stream of their changes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
-use skep_proto::v1::{NodeEvent, ProgramReport, Snapshot, node_event::Event};
+use skep_proto::v1::{NodeEvent, Notice, ProgramReport, Snapshot, node_event::Event};
 use tokio::sync::broadcast;
 
 /// Events that a slow watcher may lag behind before it gets a snapshot again.
 const BACKLOG: usize = 1024;
+/// Notices that wait for somebody to watch; the oldest go first.
+const WAITING: usize = 256;
 
 /// Who watches gets everything: a snapshot, then each change in order.
 #[derive(Debug)]
@@ -21,6 +23,7 @@ pub struct Reports {
 struct Inner {
     sequence: u64,
     programs: BTreeMap<String, ProgramReport>,
+    notices: VecDeque<Notice>,
 }
 
 impl Reports {
@@ -42,6 +45,19 @@ impl Reports {
         self.send(&mut state, Event::Program(report));
     }
 
+    /// Something happened; said to who watches, or to the next one who does.
+    pub fn notice(&self, notice: Notice) {
+        tracing::info!(uid = notice.uid, reason = notice.reason, "{}", notice.message);
+        let mut state = self.lock();
+        if self.events.receiver_count() > 0 {
+            return self.send(&mut state, Event::Notice(notice));
+        }
+        if state.notices.len() == WAITING {
+            state.notices.pop_front();
+        }
+        state.notices.push_back(notice);
+    }
+
     /// Nothing is left of a program.
     pub fn gone(&self, uid: &str) {
         let mut state = self.lock();
@@ -60,9 +76,10 @@ impl Reports {
 
     /// A snapshot, and every change after it.
     pub fn watch(&self) -> (NodeEvent, broadcast::Receiver<NodeEvent>) {
-        let state = self.lock();
+        let mut state = self.lock();
         let receiver = self.events.subscribe();
-        let snapshot = Snapshot { programs: state.programs.values().cloned().collect() };
+        let notices = state.notices.drain(..).collect();
+        let snapshot = Snapshot { programs: state.programs.values().cloned().collect(), notices };
         (self.event(state.sequence, Event::Snapshot(snapshot)), receiver)
     }
 
@@ -90,6 +107,18 @@ mod tests {
 
     fn report(uid: &str, message: &str) -> ProgramReport {
         ProgramReport { uid: uid.into(), message: message.into(), ..ProgramReport::default() }
+    }
+
+    #[test]
+    fn what_happened_while_nobody_watched_comes_with_the_snapshot() {
+        let reports = Reports::new("i".into());
+        let notice = |message: &str| Notice { message: message.into(), ..Notice::default() };
+        reports.notice(notice("early"));
+        let (first, mut events) = reports.watch();
+        assert!(matches!(first.event, Some(Event::Snapshot(s)) if s.notices == [notice("early")]));
+        reports.notice(notice("now"));
+        assert!(matches!(events.try_recv().unwrap().event, Some(Event::Notice(n)) if n == notice("now")));
+        assert!(matches!(reports.watch().0.event, Some(Event::Snapshot(s)) if s.notices.is_empty()));
     }
 
     #[test]

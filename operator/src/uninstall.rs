@@ -123,7 +123,7 @@ impl Progress {
                 self.left.entry(node).and_modify(|left| *left = why);
                 return;
             }
-            What::Connected(_) | What::Report(_) => return,
+            What::Connected(_) | What::Report(_) | What::Notice(_) => return,
         }
         match self.programs.get(&node).map_or(0, BTreeSet::len) {
             0 => {

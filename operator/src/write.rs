@@ -85,6 +85,10 @@ impl Writer {
                 self.note(meta, Some(note)).await;
                 Ok(())
             }
+            Chore::Note { meta, note } => {
+                self.note(meta, Some(note)).await;
+                Ok(())
+            }
             Chore::Node { name, uid, status } => self.node(name, uid, status).await,
         }
     }

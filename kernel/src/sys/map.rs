@@ -183,6 +183,11 @@ pub fn info(fd: BorrowedFd<'_>) -> io::Result<MapInfo> {
     })
 }
 
+/// Whether a map can be one that was made from a definition: by name (which the kernel cuts) and shape.
+pub fn is_of(info: &MapInfo, def: &MapDef) -> bool {
+    info.name == field_text(&kernel_name(&def.name)) && info.map_type == def.map_type
+}
+
 /// Opens a map by id.
 pub fn by_id(id: u32) -> io::Result<OwnedFd> {
     bpf_fd(Command::MapFdById, &mut FdById { id, next: 0, flags: 0 })

@@ -102,28 +102,41 @@ pub struct ProgramInfo {
     pub name: String,
 }
 
+/// struct bpf_prog_info, as far as it is read.
+#[repr(C)]
+#[derive(Default)]
+struct Raw {
+    program_type: u32,
+    id: u32,
+    tag: [u8; 8],
+    jited_len: u32,
+    xlated_len: u32,
+    jited: u64,
+    xlated: u64,
+    load_time: u64,
+    uid: u32,
+    map_count: u32,
+    map_ids: u64,
+    name: [u8; 16],
+}
+
 /// What the kernel says of the program.
 pub fn info(fd: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
-    #[repr(C)]
-    #[derive(Default)]
-    struct Raw {
-        program_type: u32,
-        id: u32,
-        tag: [u8; 8],
-        jited_len: u32,
-        xlated_len: u32,
-        jited: u64,
-        xlated: u64,
-        load_time: u64,
-        uid: u32,
-        map_count: u32,
-        map_ids: u64,
-        name: [u8; 16],
-    }
     let mut r = Raw::default();
     info_by_fd(fd, &mut r)?;
     let tag = r.tag.iter().map(|b| format!("{b:02x}")).collect();
     Ok(ProgramInfo { program_type: r.program_type, id: r.id, tag, name: field_text(&r.name) })
+}
+
+/// Ids of the maps that the program uses.
+pub fn map_ids(fd: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut r = Raw::default();
+    info_by_fd(fd, &mut r)?;
+    let mut ids = vec![0u32; r.map_count as usize];
+    let mut r = Raw { map_count: r.map_count, map_ids: ids.as_mut_ptr() as u64, ..Raw::default() };
+    info_by_fd(fd, &mut r)?;
+    ids.truncate(r.map_count as usize);
+    Ok(ids)
 }
 
 /// Opens a program by id.

@@ -1,3 +1,4 @@
+mod drift;
 mod fires;
 mod fixture;
 mod kept;

@@ -22,7 +22,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use skep_proto::v1::{Node, ProgramReport};
+use skep_proto::v1::{Node, Notice, ProgramReport};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
@@ -73,6 +73,8 @@ pub enum What {
     Report(Box<ProgramReport>),
     /// Nothing is left of a program.
     Gone(String),
+    /// Something happened to a program.
+    Notice(Notice),
     /// It has not answered for 30 s; why.
     Unreachable(String),
 }

@@ -176,7 +176,11 @@ impl<'a> Session<'a> {
                 self.ledger.snapshot(&snapshot.programs);
                 self.plan();
                 self.inputs.tell(What::Snapshot(snapshot.programs)).await;
+                for notice in snapshot.notices {
+                    self.inputs.tell(What::Notice(notice)).await;
+                }
             }
+            Event::Notice(notice) => self.inputs.tell(What::Notice(notice)).await,
             Event::Program(report) => {
                 self.ledger.report(&report);
                 self.inputs.tell(What::Report(Box::new(report))).await;

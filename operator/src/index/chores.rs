@@ -23,6 +23,8 @@ pub enum Chore {
     Status { meta: Box<ObjectMeta>, status: Box<EbpfProgramStatus>, note: Option<Note> },
     /// The condition of a program that cannot be decoded.
     Unreadable { meta: Box<ObjectMeta>, condition: Box<Condition>, note: Note },
+    /// What happened to a program, as an Event.
+    Note { meta: Box<ObjectMeta>, note: Note },
     /// The status of an EbpfNode, owned by the Node with that uid.
     Node { name: String, uid: String, status: Box<EbpfNodeStatus> },
 }
@@ -112,6 +114,10 @@ impl Index {
             finalizers.push(FINALIZER.into());
             return Some(Chore::Finalizers { meta: Box::new(entry.meta().clone()), finalizers });
         }
+        if let Some(note) = self.programs.get_mut(uid)?.notes.pop_front() {
+            return Some(Chore::Note { meta: Box::new(self.programs.get(uid)?.meta().clone()), note });
+        }
+        let entry = self.programs.get(uid)?;
         match &entry.guard {
             Ok(_) => self.status_chore(uid, now, clock),
             Err(_) => unreadable(entry, clock),

@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use skep_crds::{EbpfNodeStatus, Reason};
-use skep_proto::v1::{Node, ProgramReport};
+use skep_proto::v1::{Node, Notice, ProgramReport};
 
-use super::{Index, Key};
+use super::{Index, Key, Note};
 use crate::assign::{NodeFacts, selects};
 use crate::fleet::{Agents, News, What};
+
+/// Events that wait for one program, at most; the oldest go first.
+const MAX_NOTES: usize = 32;
 
 /// Whether a node's agent answers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -153,12 +156,30 @@ impl Index {
                 entry.reports.remove(&uid);
                 self.gone(&uid, &name);
             }
+            What::Notice(notice) => {
+                self.notice(&name, notice);
+                return;
+            }
             What::Unreachable(why) => {
                 entry.link = Link::Unreachable(why);
                 self.dirty_programs_of(&name);
             }
         }
         self.dirty.insert(Key::Node(name));
+    }
+
+    /// What happened to a program on a node, for an Event.
+    fn notice(&mut self, node: &str, notice: Notice) {
+        let Some(entry) = self.programs.get_mut(&notice.uid) else { return };
+        if entry.notes.len() == MAX_NOTES {
+            entry.notes.pop_front();
+        }
+        entry.notes.push_back(Note {
+            warning: notice.warning,
+            reason: notice.reason.parse().unwrap_or(Reason::Internal),
+            message: format!("on {node}: {}", notice.message),
+        });
+        self.dirty.insert(Key::Program(notice.uid));
     }
 
     /// Nothing is left of a program on a node.

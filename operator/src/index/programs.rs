@@ -1,6 +1,6 @@
 //! The programs' side of the index.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use skep_crds::condition::READY;
 use skep_crds::{ConditionStatus, EbpfProgram, FINALIZER, ImageSource};
 
 use super::images::ImageState;
-use super::{DELETION, Index, Key};
+use super::{DELETION, Index, Key, Note};
 use crate::assign::assign;
 use crate::fleet::Order;
 
@@ -30,6 +30,8 @@ pub(super) struct Entry {
     pub deleting: Option<Instant>,
     /// A write of it is under way.
     pub busy: bool,
+    /// What is still to be said of it, by Events.
+    pub notes: VecDeque<Note>,
     /// What was last said of it while it could not be decoded.
     pub said: Option<String>,
 }
@@ -88,6 +90,7 @@ impl Index {
                     placed: BTreeSet::new(),
                     deleting: None,
                     busy: false,
+                    notes: VecDeque::new(),
                     said: None,
                 },
             )),

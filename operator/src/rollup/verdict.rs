@@ -1,5 +1,7 @@
 //! Ready or not, and why, in one word and one sentence.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use skep_crds::condition::{READY, RECONCILING, STALLED};
 use skep_crds::status::{Failure, NodeCounts};
@@ -87,7 +89,24 @@ pub(super) fn verdict(view: &View<'_>, counts: &NodeCounts, failures: &[Failure]
         let message = format!("{message}; its selectors match nothing on any node");
         return Verdict { ready: true, reason: Reason::NoTarget, message, work: Work::Rest };
     }
-    Verdict { ready: true, reason: Reason::Ready, message, work: Work::Rest }
+    Verdict { ready: true, reason: Reason::Ready, message: remarks(view, message), work: Work::Rest }
+}
+
+/// What nodes that run the revision have to say beside: a map that started anew.
+fn remarks(view: &View<'_>, message: String) -> String {
+    let mut by_text: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (node, standing) in &view.nodes {
+        if let Standing::Report(report) = standing
+            && standing.seen(view.revision) == Seen::Ready
+            && !report.message.is_empty()
+        {
+            by_text.entry(&report.message).or_default().push(node);
+        }
+    }
+    by_text
+        .into_iter()
+        .take(NAMED)
+        .fold(message, |text, (said, nodes)| format!("{text}; {said}{}", on(nodes.into_iter(), " on ")))
 }
 
 /// Whether a group of failures is one that holds `Ready`.

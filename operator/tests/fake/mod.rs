@@ -242,7 +242,7 @@ impl Agent for Fake {
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let events = tokio_stream::wrappers::BroadcastStream::new(self.0.events.subscribe());
         let programs = self.0.programs.lock().unwrap().values().cloned().collect();
-        let event = Some(Event::Snapshot(Snapshot { programs }));
+        let event = Some(Event::Snapshot(Snapshot { programs, notices: vec![] }));
         let first = NodeEvent { instance: "i1".into(), sequence: 1, event };
         let changes = events.filter_map(|event| event.ok().map(Ok));
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(first)).chain(changes))))

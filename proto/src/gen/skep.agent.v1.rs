@@ -200,7 +200,7 @@ pub struct NodeEvent {
     pub instance: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub sequence: u64,
-    #[prost(oneof = "node_event::Event", tags = "3, 4, 5, 6")]
+    #[prost(oneof = "node_event::Event", tags = "3, 4, 5, 6, 7")]
     pub event: ::core::option::Option<node_event::Event>,
 }
 /// Nested message and enum types in `NodeEvent`.
@@ -218,7 +218,24 @@ pub mod node_event {
         /// Nothing happened; sent every 10 s so that both sides know that the other lives.
         #[prost(message, tag = "6")]
         Heartbeat(super::Heartbeat),
+        /// Something happened to a program that its report does not show for long.
+        #[prost(message, tag = "7")]
+        Notice(super::Notice),
     }
+}
+/// For an Event on the object: a repair, a map that started anew.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Notice {
+    #[prost(string, tag = "1")]
+    pub uid: ::prost::alloc::string::String,
+    /// Something to look at.
+    #[prost(bool, tag = "2")]
+    pub warning: bool,
+    /// A word out of Skep's closed list of reasons.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Heartbeat {}
@@ -226,6 +243,9 @@ pub struct Heartbeat {}
 pub struct Snapshot {
     #[prost(message, repeated, tag = "1")]
     pub programs: ::prost::alloc::vec::Vec<ProgramReport>,
+    /// What happened while nobody watched.
+    #[prost(message, repeated, tag = "2")]
+    pub notices: ::prost::alloc::vec::Vec<Notice>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ProgramReport {

@@ -32,22 +32,33 @@ impl Codegen {
         for (file, text) in rbac::files() {
             wanted.insert(Path::new("helm/skep/templates").join(file), text.into_bytes());
         }
-        wanted.insert("docs/cli.md".into(), cli::reference()?.into_bytes());
-        let stale = stale(&wanted)?;
         if self.check {
-            return report(&stale);
+            wanted.insert(CLI.into(), cli::reference()?.into_bytes());
+            return report(&stale(&wanted)?);
         }
-        for path in &stale {
-            let full = repo::root().join(path);
-            match wanted.get(path) {
-                Some(bytes) => write(&full, bytes)?,
-                None => std::fs::remove_file(&full)?,
-            }
-            println!("{} {}", if wanted.contains_key(path) { "wrote" } else { "removed" }, path.display());
-        }
-        println!("{} generated files, {} changed", wanted.len(), stale.len());
+        // The binaries are built from what is generated before their help can be asked for.
+        let mut changed = write_all(&wanted)?;
+        wanted = Tree::from([(CLI.into(), cli::reference()?.into_bytes())]);
+        changed += write_all(&wanted)?;
+        println!("{changed} generated files changed");
         Ok(())
     }
+}
+
+const CLI: &str = "docs/cli.md";
+
+/// How many files changed.
+fn write_all(wanted: &Tree) -> Result<usize> {
+    let stale = stale(wanted)?;
+    for path in &stale {
+        let full = repo::root().join(path);
+        match wanted.get(path) {
+            Some(bytes) => write(&full, bytes)?,
+            None => std::fs::remove_file(&full)?,
+        }
+        println!("{} {}", if wanted.contains_key(path) { "wrote" } else { "removed" }, path.display());
+    }
+    Ok(stale.len())
 }
 
 fn report(stale: &[PathBuf]) -> Result<()> {
@@ -71,7 +82,7 @@ fn stale(wanted: &Tree) -> Result<Vec<PathBuf>> {
             stale.push(path.clone());
         }
     }
-    for dir in OWNED {
+    for dir in OWNED.into_iter().filter(|dir| wanted.keys().any(|path| path.starts_with(dir))) {
         let Ok(entries) = std::fs::read_dir(root.join(dir)) else { continue };
         for entry in entries {
             let path = Path::new(dir).join(entry?.file_name());
