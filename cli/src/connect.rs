@@ -27,6 +27,8 @@ use crate::error::Error;
 const TOKEN_SECONDS: i64 = 600;
 const CA_CONFIGMAP: &str = "skep-ca-bundle";
 const CA_KEY: &str = "ca.crt";
+/// The agent's port in its pod's spec.
+const PORT_NAME: &str = "grpc";
 
 /// What every connection to an agent of this cluster needs; made once.
 pub struct Gate {
@@ -64,13 +66,13 @@ impl Gate {
 
     async fn reach(&self, node: &str) -> Result<Agent, Error> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
-        let pod = self.pod(&pods, node).await?;
+        let (pod, port) = self.pod(&pods, node).await?;
         let refused = Error::connecting("forwarding a port to the agent's pod", &self.namespace);
-        let mut forward = pods.portforward(&pod, &[AGENT_PORT]).await.map_err(refused)?;
+        let mut forward = pods.portforward(&pod, &[port]).await.map_err(refused)?;
         let broken =
             |problem: &dyn std::fmt::Display| Error::Connection { node: node.to_owned(), problem: problem.to_string() };
-        let stream = forward.take_stream(AGENT_PORT).ok_or_else(|| broken(&"no stream was forwarded"))?;
-        let refusal = forward.take_error(AGENT_PORT);
+        let stream = forward.take_stream(port).ok_or_else(|| broken(&"no stream was forwarded"))?;
+        let refusal = forward.take_error(port);
         let name = ServerName::try_from(server_name(node)).map_err(|e| broken(&e))?;
         let stream = match TlsConnector::from(self.tls.clone()).connect(name, stream).await {
             Ok(stream) => stream,
@@ -87,8 +89,8 @@ impl Gate {
         Ok(Agent::new(node.to_owned(), channel, self.bearer.clone(), Some(forward), self.timeout))
     }
 
-    /// The pod of the node's agent.
-    async fn pod(&self, pods: &Api<Pod>, node: &str) -> Result<String, Error> {
+    /// The pod of the node's agent, and the port on which it serves.
+    async fn pod(&self, pods: &Api<Pod>, node: &str) -> Result<(String, u16), Error> {
         let params = ListParams::default()
             .labels("app.kubernetes.io/name=skep,app.kubernetes.io/component=agent")
             .fields(&format!("spec.nodeName={node}"));
@@ -101,15 +103,22 @@ impl Gate {
     }
 }
 
-/// One that runs and is not about to end.
-fn choose(pods: &[Pod]) -> Result<String, &'static str> {
+/// One that runs and is not about to end, and its port.
+fn choose(pods: &[Pod]) -> Result<(String, u16), &'static str> {
     let phase = |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_default();
     let running = |pod: &&Pod| phase(pod) == "Running" && pod.metadata.deletion_timestamp.is_none();
     match pods.iter().find(running) {
-        Some(pod) => Ok(pod.name_any()),
+        Some(pod) => Ok((pod.name_any(), port(pod))),
         None if pods.is_empty() => Err("no pod of the DaemonSet is on it (is the node's name right?)"),
         None => Err("its pod does not run"),
     }
+}
+
+/// The chart's value agent.port as the pod tells it, so that nobody has to tell the plugin.
+fn port(pod: &Pod) -> u16 {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let named = containers.flat_map(|c| c.ports.iter().flatten()).find(|p| p.name.as_deref() == Some(PORT_NAME));
+    named.and_then(|port| u16::try_from(port.container_port).ok()).unwrap_or(AGENT_PORT)
 }
 
 /// The name in a node's certificate.
@@ -198,7 +207,7 @@ mod tests {
     #[test]
     fn the_pod_that_lives_is_chosen() {
         let pods = [pod("old", "Running", true), pod("new", "Running", false)];
-        assert_eq!(choose(&pods), Ok("new".into()));
+        assert_eq!(choose(&pods), Ok(("new".into(), AGENT_PORT)));
         assert_eq!(choose(&[pod("x", "Pending", false)]), Err("its pod does not run"));
         assert!(choose(&[]).is_err());
     }

@@ -129,6 +129,14 @@ async fn each_refusal_says_what_to_do() {
     assert_eq!((code, text.contains("Skep is not installed")), (1, true), "{text}");
 }
 
+/// The value agent.port of the chart is any port: every agent of these tests has one of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agents_port_is_found_in_its_pod() {
+    let cluster = start().await;
+    assert_ne!(cluster.agent.port, skep_proto::AGENT_PORT);
+    assert!(cluster.out(&["maps", "ls", "flows", "--node", "node-1"]).contains("counts"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_in_another_nodes_name_gets_no_token() {
     let cluster = Cluster::start("node-2").await;

@@ -208,7 +208,7 @@ fn unfinished(wanted: &Wanted, observed: &Observed) -> Option<Action> {
     let nothing_kept = kept.into_iter().any(|map| !observed.kept.contains_key(map));
     // A program whose pin somebody deleted may be an older load's.
     let unknown = observed.links.values().any(|link| link.alive && find_program(observed, link).is_none());
-    let alone = running.len() <= 1 && !unknown;
+    let alone = running.len() == 1 && !unknown;
     let due = !is_settled(wanted, observed, load) && (alone || nothing_kept);
     due.then(|| Action::Settle { load: load.clone() })
 }

@@ -52,6 +52,9 @@ impl Test {
             println!("{}: {count} ({:.1} s)", level.name(), start.elapsed().as_secs_f64());
             sum.add(&count);
         }
+        if let Some(filter) = self.filter.as_ref().filter(|_| sum.passed + sum.failed == 0) {
+            bail!("no test that can run here has {filter:?} in its name");
+        }
         // Alone on the last line: machines read it.
         println!("{sum}");
         if sum.failed > 0 { bail!("{} tests failed", sum.failed) } else { Ok(()) }

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 
 use futures::{SinkExt, StreamExt};
 use serde_json::Value;
-use skep_proto::AGENT_PORT;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -22,7 +21,7 @@ pub struct Api {
 }
 
 impl Api {
-    pub async fn start(agent: u16) -> Self {
+    pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let answers = Answers::default();
@@ -30,7 +29,7 @@ impl Api {
         task.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream, known.clone(), agent));
+                connections.spawn(serve(stream, known.clone()));
             }
         });
         Api { port, answers, _task: task }
@@ -42,7 +41,7 @@ impl Api {
     }
 }
 
-async fn serve(mut stream: TcpStream, answers: Answers, agent: u16) {
+async fn serve(mut stream: TcpStream, answers: Answers) {
     let mut head = [0; 16384];
     let (mut seen, mut end) = (0, None);
     while end.is_none() {
@@ -62,7 +61,8 @@ async fn serve(mut stream: TcpStream, answers: Answers, agent: u16) {
     let path = target.split('?').next().unwrap();
     let answer = answers.lock().unwrap().get(&format!("{method} {path}")).cloned();
     if answer.is_none() && path.ends_with("/portforward") {
-        return forward(stream, agent).await;
+        let port = target.split_once("ports=").and_then(|(_, port)| port.parse().ok());
+        return forward(stream, port.unwrap()).await;
     }
     let length = text.lines().find_map(|l| l.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
     let mut request = vec![0; end.unwrap() + length.unwrap_or(0usize)];
@@ -77,17 +77,17 @@ async fn serve(mut stream: TcpStream, answers: Answers, agent: u16) {
     let _ = stream.write_all(format!("{head}{body}").as_bytes()).await;
 }
 
-/// One port: channel 0 is data, channel 1 errors; each begins by naming the port.
-async fn forward(stream: TcpStream, agent: u16) {
+/// One port, as it was asked for: channel 0 is data, channel 1 errors; each begins by naming the port.
+async fn forward(stream: TcpStream, port: u16) {
     #[allow(clippy::result_large_err, reason = "the library's own type")]
     fn protocol(_: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
         response.headers_mut().insert("sec-websocket-protocol", "v4.channel.k8s.io".parse().unwrap());
         Ok(response)
     }
     let mut socket = tokio_tungstenite::accept_hdr_async(stream, protocol).await.unwrap();
-    let mut to = TcpStream::connect(("127.0.0.1", agent)).await.unwrap();
+    let mut to = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     for channel in [0, 1] {
-        let [low, high] = AGENT_PORT.to_le_bytes();
+        let [low, high] = port.to_le_bytes();
         socket.send(Message::binary(vec![channel, low, high])).await.unwrap();
     }
     let mut buffer = [0; 8192];

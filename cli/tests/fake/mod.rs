@@ -25,7 +25,7 @@ impl Cluster {
     pub async fn start(certified: &str) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let agent = agent::Agent::start(certified).await;
-        let api = Api::start(agent.port).await;
+        let api = Api::start().await;
         let system = "/api/v1/namespaces/skep-system";
         api.put("GET", &format!("{system}/configmaps/skep-ca-bundle"), 200, json!({"data": {"ca.crt": agent.ca}}));
         api.put(
@@ -35,7 +35,10 @@ impl Cluster {
             json!({"metadata": {}, "spec": {"audiences": ["skep-agent"]},
                    "status": {"token": MINTED, "expirationTimestamp": "2026-01-01T00:10:00Z"}}),
         );
-        let pod = json!({"metadata": {"name": "skep-agent-abc"}, "status": {"phase": "Running"}});
+        // Not the port that agents have by default.
+        let ports = json!([{"name": "metrics", "containerPort": 1}, {"name": "grpc", "containerPort": agent.port}]);
+        let pod = json!({"metadata": {"name": "skep-agent-abc"}, "status": {"phase": "Running"},
+                         "spec": {"containers": [{"name": "agent", "ports": ports}]}});
         api.put("GET", &format!("{system}/pods"), 200, list("v1", "PodList", vec![pod]));
         let cluster = Cluster { dir: tempfile::tempdir().unwrap(), api, agent };
         let config = json!({

@@ -33,5 +33,7 @@ pub fn take_down(state: &State, note: impl Fn(&str)) {
     }
     note("pods");
     host::clear();
+    note("what agents left");
+    state.before.purge();
     state.before.restore();
 }

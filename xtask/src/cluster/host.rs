@@ -38,6 +38,17 @@ pub struct Before {
     sysctls: BTreeMap<String, String>,
     /// Of [`HARD_CODED`], those that were not there.
     absent: Vec<PathBuf>,
+    /// Whether Skep kept programs on this machine already, by an agent that is not the cluster's.
+    #[serde(default)]
+    programs: bool,
+}
+
+/// Where agents keep things by default, in pods as on a bare host.
+const OF_AGENTS: [&str; 3] = ["/sys/fs/bpf/skep", "/var/lib/skep", "/run/skep"];
+
+fn has_programs() -> bool {
+    let full = |path: &str| std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some());
+    full("/sys/fs/bpf/skep") || full("/var/lib/skep/desired")
 }
 
 impl Before {
@@ -47,7 +58,22 @@ impl Before {
             Some(((*name).to_owned(), value.trim().to_owned()))
         });
         let absent = HARD_CODED.iter().map(PathBuf::from).filter(|path| !path.exists());
-        Self { sysctls: sysctls.collect(), absent: absent.collect() }
+        Self { sysctls: sysctls.collect(), absent: absent.collect(), programs: has_programs() }
+    }
+
+    /// Programs outlive the agents that keep them: what the cluster's agents left goes with the cluster.
+    pub fn purge(&self) {
+        if self.programs {
+            return;
+        }
+        let agent = crate::build::binary("skep-agent");
+        if agent.is_file() && has_programs() {
+            // It knows of tc filters, too; what it cannot do, the next lines do.
+            let _purged = step::ask(Command::new(agent).arg("purge"));
+        }
+        for path in OF_AGENTS {
+            let _absent = std::fs::remove_dir_all(path);
+        }
     }
 
     pub fn restore(&self) {

@@ -30,7 +30,7 @@ pub fn private_registry(address: &str, htpasswd: &std::path::Path) -> String {
 
 /// Whether the cluster was started, and all of it runs.
 pub fn is_up() -> bool {
-    matches!(state::State::load(), Ok(Some(state)) if state.check().is_ok())
+    matches!(state::State::load(), Ok(Some(state)) if state.complete && state.check().is_ok())
 }
 
 #[derive(Debug, clap::Subcommand)]

@@ -12,6 +12,9 @@ pub struct State {
     pub since: jiff::Timestamp,
     pub before: Before,
     pub processes: Vec<Process>,
+    /// `up` came to its end.
+    #[serde(default)]
+    pub complete: bool,
 }
 
 impl State {

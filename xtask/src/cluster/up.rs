@@ -23,7 +23,7 @@ pub fn up() -> Result<()> {
         .collect::<Result<_>>()?;
     let [etcd, containerd, registry, ..] = programs.as_slice() else { bail!("no programs") };
     step("keys and configuration", |_| prepare())?;
-    let mut state = State { since: jiff::Timestamp::now(), before: host::Before::observe(), processes: Vec::new() };
+    let mut state = State { since: jiff::Timestamp::now(), before: host::Before::observe(), processes: Vec::new(), complete: false };
     state.save()?;
     let result = start(&mut state, &cluster, etcd, containerd, registry);
     if let Err(error) = result {
@@ -33,6 +33,8 @@ pub fn up() -> Result<()> {
         })?;
         return Err(error.context(format!("the cluster did not come up; logs: {}", layout::log("*").display())));
     }
+    state.complete = true;
+    state.save()?;
     println!("\nThe cluster is up. Next:\n");
     println!("  export KUBECONFIG={}", layout::kubeconfig().display());
     println!("  kubectl get node");
@@ -51,6 +53,12 @@ fn refuse() -> Result<()> {
         bail!("a kubelet needs root: run it as root");
     }
     if let Some(state) = State::load()? {
+        if !state.complete {
+            bail!(
+                "`cluster up` was interrupted here at {}, or still runs; clear what it left by `cargo xtask cluster down`",
+                state.since
+            );
+        }
         if state.processes.iter().all(super::process::Process::runs) && !state.processes.is_empty() {
             bail!("a cluster runs here since {}; use it, or end it by `cargo xtask cluster down`", state.since);
         }

@@ -12,7 +12,8 @@ use crate::install::until;
 use crate::setup::{Level, Setup};
 use crate::{bpf, build, repo, step};
 
-const NETNS: &str = "skep-demo";
+/// With the process id: two demos do not meet, and what an interrupted one left is known by its owner.
+const PREFIX: &str = "skep-demo-";
 
 pub fn run() -> Result<()> {
     Setup::levels(&[Level::Bpf, Level::Registry]).run()?;
@@ -47,6 +48,7 @@ pub fn run() -> Result<()> {
 
 struct Demo {
     dir: tempfile::TempDir,
+    netns: String,
     port: u16,
     children: Vec<Child>,
 }
@@ -54,10 +56,12 @@ struct Demo {
 impl Demo {
     fn start() -> Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut demo = Self { dir: tempfile::tempdir()?, port, children: Vec::new() };
+        sweep();
+        let netns = format!("{PREFIX}{}", std::process::id());
+        let mut demo = Self { dir: tempfile::tempdir()?, netns, port, children: Vec::new() };
         std::fs::create_dir(demo.path("manifests"))?;
-        step::ask(Command::new("ip").args(["netns", "add", NETNS]))?;
-        step::ask(Command::new("ip").args(["-n", NETNS, "link", "set", "lo", "up"]))?;
+        step::ask(Command::new("ip").args(["netns", "add", &demo.netns]))?;
+        step::ask(Command::new("ip").args(["-n", &demo.netns, "link", "set", "lo", "up"]))?;
         demo.registry()?;
         demo.agent()?;
         Ok(demo)
@@ -68,7 +72,7 @@ impl Demo {
     }
 
     fn bpffs(&self) -> PathBuf {
-        Path::new("/sys/fs/bpf").join(NETNS)
+        bpffs(&self.netns)
     }
 
     fn registry(&mut self) -> Result<()> {
@@ -93,7 +97,7 @@ impl Demo {
             ("--state-dir", self.path("state")),
             ("--socket", self.path("agent.sock")),
             ("--bpffs", self.bpffs()),
-            ("--host-netns", Path::new("/run/netns").join(NETNS)),
+            ("--host-netns", Path::new("/run/netns").join(&self.netns)),
         ] {
             agent.arg(flag).arg(value);
         }
@@ -118,7 +122,7 @@ impl Demo {
     }
 
     fn ping(&self) -> Result<()> {
-        let ping = ["netns", "exec", NETNS, "ping", "-q", "-c", "5", "-i", "0.1", "127.0.0.1"];
+        let ping = ["netns", "exec", &self.netns, "ping", "-q", "-c", "5", "-i", "0.1", "127.0.0.1"];
         step::ask(Command::new("ip").args(ping)).map(drop)
     }
 }
@@ -130,7 +134,27 @@ impl Drop for Demo {
             let _reaped = child.wait();
         }
         // Whatever the agent was not asked to take away, when the demo failed half way.
-        let _unpinned = std::fs::remove_dir_all(self.bpffs());
-        let _removed = Command::new("ip").args(["netns", "del", NETNS]).status();
+        remove(&self.netns);
+    }
+}
+
+fn bpffs(netns: &str) -> PathBuf {
+    Path::new("/sys/fs/bpf").join(netns)
+}
+
+fn remove(netns: &str) {
+    let _unpinned = std::fs::remove_dir_all(bpffs(netns));
+    let _removed = step::ask(Command::new("ip").args(["netns", "del", netns]));
+}
+
+/// What interrupted demos left.
+fn sweep() {
+    for entry in std::fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some(pid) = name.strip_prefix(PREFIX)
+            && !Path::new("/proc").join(pid).exists()
+        {
+            remove(&name);
+        }
     }
 }
