@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use skep_crds::{EbpfProgramSpec, OnUpdate};
 use skep_kernel::seam::{LoadRequest, Merge, Variant};
+use skep_object::kind::mismatch;
 use skep_object::map::{MapDef, map_type};
 use skep_object::{Object, ObjectError};
 
@@ -46,6 +47,9 @@ pub fn prepare(
     let mut links = BTreeMap::new();
     for found in &targets.hooks {
         let section = object.section_of(object.program(&found.function)?);
+        if let Some(reason) = mismatch(found.hook.kind, found.hook.attach_type, section) {
+            return Err(ObjectError::Unsupported { function: found.function.clone(), reason }.into());
+        }
         let variant = Variant { function: found.function.clone(), attributes: found.hook.load_attributes(section) };
         let link = WantedLink { function: found.function.clone(), hook: found.hook.clone(), pin: variant.pin() };
         if !suspended {

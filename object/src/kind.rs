@@ -175,6 +175,45 @@ impl std::fmt::Display for Kind {
     }
 }
 
+/// The hook that a section `cgroup/<name>` is for, as attach type: those of the kinds in the table.
+const CGROUP_HOOKS: [(&str, u32); 12] = [
+    ("bind4", 8),
+    ("bind6", 9),
+    ("connect4", 10),
+    ("connect6", 11),
+    ("sendmsg4", 14),
+    ("sendmsg6", 15),
+    ("recvmsg4", 19),
+    ("recvmsg6", 20),
+    ("getpeername4", 29),
+    ("getpeername6", 30),
+    ("getsockname4", 31),
+    ("getsockname6", 32),
+];
+
+/// Why a function that its author put into `section` does not suit a kind and hook; `None`: it may. A section that says
+/// nothing to Skep may hold anything: the verifier decides.
+pub fn mismatch(kind: Kind, attach_type: u32, section: &str) -> Option<String> {
+    let section = section.trim_start_matches('?');
+    let (head, hook) = section.split_once('/').unwrap_or((section, ""));
+    let suits: Vec<&Row> = KINDS.iter().filter(|row| row.sections.contains(&head)).collect();
+    let written = format!("it is in section {section}");
+    if !suits.is_empty() && suits.iter().all(|row| row.program_type != kind.row().program_type) {
+        let names: Vec<&str> = suits.iter().map(|row| row.name).collect();
+        return Some(format!("{written}, which is for {}, not for {kind}", names.join(" or ")));
+    }
+    if head != "cgroup" {
+        return None;
+    }
+    match CGROUP_HOOKS.iter().find(|(name, _)| *name == hook) {
+        Some((name, _)) if kind != Kind::CgroupSockAddr => {
+            Some(format!("{written}, which is for cgroupSockAddr with the hook {name}, not for {kind}"))
+        }
+        Some((name, of)) if *of != attach_type => Some(format!("{written}, which is for the hook {name} alone")),
+        _ => None,
+    }
+}
+
 /// BPF_F_SLEEPABLE.
 const SLEEPABLE: u32 = 1 << 4;
 /// BPF_F_XDP_HAS_FRAGS.
@@ -247,6 +286,22 @@ mod tests {
             assert_eq!(row.kind as usize, i);
             assert_eq!(Kind::by_name(row.name), Some(row.kind), "{}", row.name);
         }
+    }
+
+    #[test]
+    fn a_function_is_told_from_one_of_another_kind_by_its_section() {
+        let says = |kind, attach_type, section| mismatch(kind, attach_type, section);
+        assert_eq!(says(Kind::Xdp, attach::XDP, "?xdp.frags"), None);
+        assert_eq!(says(Kind::Tc, attach::TCX_INGRESS, "tcx/ingress"), None);
+        assert_eq!(says(Kind::Kprobe, 0, "uprobe/libc:malloc"), None);
+        assert_eq!(says(Kind::Xdp, attach::XDP, "anything"), None);
+        assert_eq!(says(Kind::CgroupSockAddr, 10, "cgroup/connect4"), None);
+        assert_eq!(says(Kind::CgroupSkb, 0, "cgroup/skb"), None);
+        let wrong = says(Kind::Tcx, attach::TCX_INGRESS, "xdp").unwrap();
+        assert_eq!(wrong, "it is in section xdp, which is for xdp, not for tcx");
+        let wrong = says(Kind::CgroupSockAddr, 8, "cgroup/connect4").unwrap();
+        assert_eq!(wrong, "it is in section cgroup/connect4, which is for the hook connect4 alone");
+        assert!(says(Kind::CgroupSkb, 0, "cgroup/bind4").unwrap().contains("with the hook bind4"));
     }
 
     #[test]
