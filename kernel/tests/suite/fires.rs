@@ -151,7 +151,7 @@ fn core_relocations_find_the_fields_of_this_kernel() {
 }
 
 #[inline(never)]
-extern "C" fn probed(x: u64) -> u64 {
+pub extern "C" fn probed(x: u64) -> u64 {
     std::hint::black_box(x) + 1
 }
 
@@ -162,7 +162,7 @@ fn call_probed() {
 }
 
 /// This process's own function, as a file and an offset in it.
-fn probed_target() -> Target {
+pub fn probed_target() -> Target {
     let address = probed as *const () as usize;
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let line = maps

@@ -77,6 +77,15 @@ impl Fixture {
         Target::Cgroup { path, id }
     }
 
+    /// Moves this process into the cgroup, until the guard goes.
+    pub fn enter_cgroup(&self) -> Inside {
+        let text = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        let path = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
+        let before = probe::cgroup2_mount().unwrap().join(path.trim_start_matches('/'));
+        move_to(self.cgroup.as_ref().unwrap());
+        Inside { before }
+    }
+
     /// Runs a shell command inside the cgroup.
     pub fn in_cgroup(&self, command: &str) {
         let procs = self.cgroup.as_ref().unwrap().join("cgroup.procs");
@@ -115,6 +124,21 @@ impl Fixture {
         let map = skep_kernel::sys::map::Map::new(fd).unwrap();
         u64::from_ne_bytes(map.lookup(&slot.to_ne_bytes()).unwrap().unwrap().try_into().unwrap())
     }
+}
+
+/// This process is in a test's cgroup.
+pub struct Inside {
+    before: PathBuf,
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        move_to(&self.before);
+    }
+}
+
+fn move_to(cgroup: &Path) {
+    std::fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string()).unwrap();
 }
 
 impl Drop for Fixture {

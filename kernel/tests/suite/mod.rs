@@ -5,3 +5,4 @@ mod kept;
 mod lifecycle;
 mod loading;
 mod netns;
+mod updates;
