@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Event as ApiEvent;
-use kube::api::{Api, ListParams};
+use kube::api::{Api, ListParams, ObjectMeta};
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
 use kube::core::DeserializeGuard;
 use kube::{Client, Resource, ResourceExt};
@@ -16,7 +16,7 @@ use crate::args::Global;
 use crate::deadline::within;
 use crate::error::Error;
 use crate::events;
-use crate::view::{Event, Hook, NodeState, Program};
+use crate::view::{Deletion, Event, Hook, NodeState, Program};
 
 /// Objects a page of a list.
 const PAGE: u32 = 250;
@@ -122,6 +122,7 @@ fn guarded(object: DeserializeGuard<EbpfProgram>) -> Program {
     match object.0 {
         Ok(object) => program(&object),
         Err(invalid) => Program {
+            deletion: deletion(&invalid.metadata),
             namespace: invalid.metadata.namespace.unwrap_or_default(),
             name: invalid.metadata.name.unwrap_or_default(),
             reason: Reason::ObjectUnreadable.to_string(),
@@ -143,6 +144,7 @@ pub fn program(object: &EbpfProgram) -> Program {
         reason: summary.map(|s| s.reason.to_string()).unwrap_or_default(),
         revision: status.revision.unwrap_or_default(),
         created: object.creation_timestamp().map(|t| t.0),
+        deletion: deletion(&object.metadata),
         image: object.spec.image.reference.clone(),
         digest: status.image.map(|i| i.digest).unwrap_or_default(),
         generation: object.metadata.generation,
@@ -152,6 +154,11 @@ pub fn program(object: &EbpfProgram) -> Program {
         failures: status.failures,
         ..Program::default()
     }
+}
+
+fn deletion(meta: &ObjectMeta) -> Option<Deletion> {
+    let since = meta.deletion_timestamp.as_ref()?.0;
+    Some(Deletion { since, finalizers: meta.finalizers.clone().unwrap_or_default() })
 }
 
 /// Gives each program its states on the nodes, by node name.

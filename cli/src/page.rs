@@ -1,17 +1,17 @@
 //! The page of `why`.
 
 use jiff::Timestamp;
-use skep_crds::{ConditionStatus, Reason, condition};
+use skep_crds::{ConditionStatus, FINALIZER, Reason, condition};
 
 use crate::age::age;
 use crate::get::node_table;
 use crate::hint::hint;
 use crate::table::{Table, printable};
-use crate::view::Program;
+use crate::view::{Deletion, Program};
 
 /// The whole page; sections about which there is nothing to say are left out.
 pub fn render(program: &Program, skep_namespace: &str, now: Timestamp) -> String {
-    let mut page = headline(program);
+    let mut page = headline(program, now);
     section(&mut page, "What to do", &what_to_do(program, skep_namespace));
     section(&mut page, "Facts", &facts(program, now));
     section(&mut page, "Conditions", &conditions(program, now));
@@ -38,7 +38,11 @@ fn is_ready(program: &Program) -> bool {
     }
 }
 
-fn headline(program: &Program) -> String {
+fn headline(program: &Program, now: Timestamp) -> String {
+    if let Some(deletion) = &program.deletion {
+        let since = age(Some(deletion.since), now);
+        return printable(&format!("EbpfProgram {} is being deleted, since {since}", program.full_name())) + "\n";
+    }
     let ready = if is_ready(program) { "ready" } else { "not ready" };
     let reason = if program.reason.is_empty() { String::new() } else { format!(": {}", program.reason) };
     let of = if program.ready.is_empty() { String::new() } else { format!(" ({} nodes)", program.ready) };
@@ -46,6 +50,9 @@ fn headline(program: &Program) -> String {
 }
 
 fn what_to_do(program: &Program, skep_namespace: &str) -> String {
+    if let Some(deletion) = &program.deletion {
+        return waits_for(program, deletion, skep_namespace);
+    }
     let mut text = String::new();
     if program.reason.is_empty() && program.conditions.is_empty() {
         text.push_str(&format!(
@@ -65,6 +72,26 @@ fn what_to_do(program: &Program, skep_namespace: &str) -> String {
             Reason::Ready => text.push_str(&format!("  {}\n", hint(reason))),
             _ => text.push_str(&format!("  {reason}: {}\n", hint(reason))),
         }
+    }
+    text
+}
+
+/// What a deletion waits for, and what helps if it lasts.
+fn waits_for(program: &Program, deletion: &Deletion, skep_namespace: &str) -> String {
+    let mut text = String::new();
+    if deletion.finalizers.iter().any(|finalizer| finalizer == FINALIZER) {
+        let nodes: Vec<&str> = program.nodes.iter().map(|node| node.node.as_str()).collect();
+        text.push_str(&match nodes.len() {
+            0 => format!("  Wait: the operator has still to say that it is off all nodes ({FINALIZER}).\n"),
+            _ => format!("  Wait: it is being taken off {} ({FINALIZER}).\n", printable(&nodes.join(", "))),
+        });
+        text.push_str(&format!(
+            "  Nodes that do not answer hold it for a few seconds only; if it lasts longer, the operator does not run: kubectl get pods -n {skep_namespace} -l app.kubernetes.io/component=operator\n"
+        ));
+    }
+    for finalizer in deletion.finalizers.iter().filter(|finalizer| *finalizer != FINALIZER) {
+        text.push_str(&printable(&format!("  It waits for the owner of the finalizer {finalizer}, which is not Skep's.")));
+        text.push('\n');
     }
     text
 }

@@ -21,6 +21,9 @@ pub struct Program {
     pub revision: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created: Option<Timestamp>,
+    /// It was deleted, and is still there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deletion: Option<Deletion>,
     /// As the spec names it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub image: String,
@@ -43,6 +46,15 @@ pub struct Program {
     /// The last Events of the object, the newest last; only `why` asks for them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<Event>,
+}
+
+/// A deletion that is under way.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Deletion {
+    pub since: Timestamp,
+    /// What it waits for: each goes when its owner is done.
+    pub finalizers: Vec<String>,
 }
 
 /// How a program does on one node.

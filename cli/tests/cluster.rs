@@ -129,6 +129,18 @@ async fn each_refusal_says_what_to_do() {
     assert_eq!((code, text.contains("Skep is not installed")), (1, true), "{text}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_says_what_it_waits_for() {
+    let cluster = start().await;
+    let mut gone = program();
+    gone["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    gone["metadata"]["finalizers"] = json!(["skep.dev/cleanup"]);
+    cluster.api.put("GET", &format!("{PROGRAMS}/flows"), 200, gone);
+    let page = cluster.out(&["why", "flows"]);
+    assert!(page.starts_with("EbpfProgram net/flows is being deleted, since "), "{page}");
+    assert!(page.contains("  Wait: it is being taken off node-1 (skep.dev/cleanup).\n"), "{page}");
+}
+
 /// The value agent.port of the chart is any port: every agent of these tests has one of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_agents_port_is_found_in_its_pod() {

@@ -9,7 +9,7 @@ use kubectl_skep::dump::{self, Contents};
 use kubectl_skep::entries::unpack;
 use kubectl_skep::maps::{self, MapRow};
 use kubectl_skep::schema::Schema;
-use kubectl_skep::view::{Event, NodeState, Program, TargetFailure};
+use kubectl_skep::view::{Deletion, Event, NodeState, Program, TargetFailure};
 use kubectl_skep::{cluster, get, output, page, reports};
 use serde_json::{Value, json};
 use skep_crds::{EbpfNode, EbpfProgram};
@@ -128,6 +128,12 @@ fn why_is_one_page() {
     golden("why-ready.txt", &pages[0]);
     golden("why-failed.txt", &pages[1]);
     golden("why-unseen.txt", &pages[2]);
+    let mut going = programs().swap_remove(1);
+    going.deletion = Some(Deletion {
+        since: "2026-01-01T23:55:00Z".parse().unwrap(),
+        finalizers: vec!["skep.dev/cleanup".into(), "example.com/archive".into()],
+    });
+    golden("why-deleted.txt", &page::render(&going, "skep-system", now()));
     let report = ProgramReport {
         namespace: "net".into(),
         name: "flows".into(),

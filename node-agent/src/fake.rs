@@ -66,8 +66,8 @@ struct State {
     uses: BTreeMap<u32, u32>,
     counted: u64,
     next_id: u32,
-    /// Calls until the fault.
-    fault: Option<(u32, Fault)>,
+    /// Calls until the fault; of one kind only, where it has a name.
+    fault: Option<(Option<&'static str>, u32, Fault)>,
     struck: BTreeMap<(&'static str, Fault), u32>,
     crashed: bool,
     /// Links that must never be without a program.
@@ -125,9 +125,9 @@ impl Fake {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    /// The fault strikes at the `calls`-th change from now.
-    pub fn strike(&self, calls: u32, fault: Fault) {
-        self.lock().fault = Some((calls, fault));
+    /// The fault strikes at the `calls`-th change from now, or at the `calls`-th of one kind.
+    pub fn strike(&self, kind: Option<&'static str>, calls: u32, fault: Fault) {
+        self.lock().fault = Some((kind, calls, fault));
     }
     /// A new process.
     pub fn restart(&self) {
@@ -236,8 +236,9 @@ impl Fake {
             return Err(refused("crashed"));
         }
         let strikes = match &mut state.fault {
-            Some((0, fault)) => Some(*fault),
-            Some((calls, _)) => {
+            Some((Some(kind), ..)) if *kind != what => None,
+            Some((_, 0, fault)) => Some(*fault),
+            Some((_, calls, _)) => {
                 *calls -= 1;
                 None
             }

@@ -119,7 +119,9 @@ impl History<'_> {
                 self.fake.foreign(random.choice(all_hooks(&mut random.clone())).map(|(_, hook)| hook));
             }
             let fault = [Fault::Refuse, Fault::CrashBefore, Fault::CrashAfter][random.usize(..3)];
-            self.fake.strike(random.u32(..14), fault);
+            // Some calls are rare: every second fault waits for one of a kind.
+            let kind = if random.bool() { Some(CALLS[random.usize(..CALLS.len())]) } else { None };
+            self.fake.strike(kind, if kind.is_some() { random.u32(..3) } else { random.u32(..14) }, fault);
             let outcome = self.run(now);
             if fault == Fault::Refuse && one_load && outcome.as_ref().is_some_and(|o| o.failure.is_some()) {
                 // All or nothing: all moved, or all where they were.

@@ -230,7 +230,9 @@ fn kinds_of_a_network_namespace() {
 
 #[test]
 fn tracing_kinds() {
-    let getppid = || drop(std::os::unix::process::parent_id());
+    let getppid = || {
+        std::hint::black_box(std::os::unix::process::parent_id());
+    };
     let event = Target::Event("syscalls/sys_enter_getppid".into());
     let tracepoint = hook(Kind::Tracepoint, 0, event);
     let f = Fixture::new();
@@ -243,7 +245,9 @@ fn tracing_kinds() {
 
     let uprobe = hook(Kind::Uprobe, 0, probed_target());
     let f = Fixture::new();
-    let call = || drop(std::hint::black_box(super::fires::probed(1)));
+    let call = || {
+        std::hint::black_box(super::fires::probed(1));
+    };
     compare(&f, "trace", (("on_uprobe", 3), &uprobe), (("on_uprobe", 3), &uprobe), call, None);
 
     if std::path::Path::new("/sys/bus/event_source/devices/kprobe").exists() {

@@ -19,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
+use super::admit::operator_only;
 use super::caller::{Caller, caller};
 use super::refuse;
 use super::tls::Identity;
@@ -54,11 +55,7 @@ impl AgentService {
     fn operator_only<T>(&self, request: &Request<T>) -> Result<(), Status> {
         match caller(request) {
             Caller::Root | Caller::Operator => Ok(()),
-            Caller::Token(_) | Caller::Nobody => Err(refuse(
-                Code::PermissionDenied,
-                Reason::PermissionDenied,
-                "this service is the operator's: it needs its client certificate",
-            )),
+            Caller::User(_) | Caller::Nobody => Err(operator_only()),
         }
     }
 

@@ -2,26 +2,30 @@
 //! things that the agent asks of the cluster.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec};
+use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use kube::api::{Api, PostParams};
 use sha2::{Digest, Sha256};
 use skep_crds::{GROUP, Reason};
 use skep_proto::AGENT_AUDIENCE;
+use tokio::sync::Semaphore;
 use tonic::{Code, Request, Status};
 
-use super::caller::{Caller, caller};
+use super::caller::{Caller, User, caller};
 use super::refuse;
 
-/// How long a granted right is not asked for again.
+/// How long what the API server said of a token, or granted, is not asked for again.
 const REMEMBER: Duration = Duration::from_secs(20);
-/// Grants remembered at most.
+/// Tokens, and grants, remembered at most.
 const MAX_REMEMBERED: usize = 1024;
 /// How long the API server may take.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// Questions that may be open at once.
+const ASKING: usize = 32;
 
 /// A right on what belongs to the programs of a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,13 +38,13 @@ pub struct Right {
 /// Seeing programs and their maps.
 pub const GET_MAPS: Right = Right { verb: "get", subresource: "maps" };
 
-type Grants = HashMap<([u8; 32], String, Right), Instant>;
-
 /// Asks the API server. Without one (standalone) tokens are refused.
-#[derive(Default)]
 pub struct Authorizer {
     client: Option<kube::Client>,
-    grants: Mutex<Grants>,
+    /// By the token's hash.
+    users: Remembered<[u8; 32], Arc<User>>,
+    grants: Remembered<([u8; 32], String, Right), ()>,
+    asking: Semaphore,
 }
 
 impl std::fmt::Debug for Authorizer {
@@ -49,60 +53,97 @@ impl std::fmt::Debug for Authorizer {
     }
 }
 
+/// The refusal of a caller who shows no token.
+pub fn no_token() -> Status {
+    let how =
+        format!("send a bearer token of audience {AGENT_AUDIENCE} (kubectl create token --audience={AGENT_AUDIENCE})");
+    refuse(Code::Unauthenticated, Reason::PermissionDenied, how)
+}
+
 impl Authorizer {
     pub fn new(client: Option<kube::Client>) -> Self {
-        Authorizer { client, grants: Mutex::default() }
+        let (users, grants) = (Remembered::default(), Remembered::default());
+        Authorizer { client, users, grants, asking: Semaphore::new(ASKING) }
     }
 
-    /// Root may all; a token what its owner may in `namespace`; everybody else nothing.
+    /// Whose a token is.
+    pub async fn user(&self, token: &str) -> Result<Arc<User>, Status> {
+        let key: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+        if let Some(user) = self.users.get(&key) {
+            return Ok(user);
+        }
+        let info = self.ask(|client| review(client, token)).await?;
+        let user = Arc::new(User { info, token: key });
+        self.users.put(key, user.clone());
+        Ok(user)
+    }
+
+    /// Root may all; a token's owner what the cluster lets them in `namespace`; everybody else nothing.
     pub async fn check<T>(&self, request: &Request<T>, namespace: &str, right: Right) -> Result<(), Status> {
-        let token = match caller(request) {
+        let user = match caller(request) {
             Caller::Root => return Ok(()),
-            Caller::Token(token) => token,
-            Caller::Operator | Caller::Nobody => {
-                let how = format!(
-                    "send a bearer token of audience {AGENT_AUDIENCE} (kubectl create token --audience={AGENT_AUDIENCE})"
-                );
-                return Err(refuse(Code::Unauthenticated, Reason::PermissionDenied, how));
-            }
+            Caller::User(user) => user,
+            Caller::Operator | Caller::Nobody => return Err(no_token()),
         };
         if namespace.is_empty() {
             return Err(Status::invalid_argument("namespace is empty: rights are asked for per namespace"));
         }
-        let key = (Sha256::digest(token.as_bytes()).into(), namespace.to_owned(), right);
-        if self.is_remembered(&key) {
+        let key = (user.token, namespace.to_owned(), right);
+        if self.grants.get(&key).is_some() {
             return Ok(());
         }
-        let Some(client) = &self.client else {
-            return Err(refuse(
-                Code::Unauthenticated,
-                Reason::PermissionDenied,
-                "this agent runs without Kubernetes: use its socket",
-            ));
-        };
-        let asked = tokio::time::timeout(DEADLINE, ask(client, &token, namespace, right)).await;
-        asked.map_err(|_| refuse(Code::Unavailable, Reason::Timeout, "the API server does not answer"))??;
-        self.remember(key);
+        self.ask(|client| access(client, &user.info, namespace, right)).await?;
+        self.grants.put(key, ());
         Ok(())
     }
 
-    fn is_remembered(&self, key: &([u8; 32], String, Right)) -> bool {
-        let grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
-        grants.get(key).is_some_and(|since| since.elapsed() < REMEMBER)
+    /// A question to the API server, of which few go on at once: strangers with made-up tokens must not flood it.
+    async fn ask<'a, T, F>(&'a self, question: impl FnOnce(&'a kube::Client) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let Some(client) = &self.client else {
+            let message = "this agent runs without Kubernetes: use its socket";
+            return Err(refuse(Code::Unauthenticated, Reason::PermissionDenied, message));
+        };
+        let asked = tokio::time::timeout(DEADLINE, async {
+            let _turn = self.asking.acquire().await;
+            question(client).await
+        });
+        asked.await.map_err(|_| refuse(Code::Unavailable, Reason::Timeout, "the API server does not answer"))?
+    }
+}
+
+/// Answers that are not asked for again for a while.
+#[derive(Debug)]
+struct Remembered<K, V>(Mutex<HashMap<K, (Instant, V)>>);
+
+impl<K, V> Default for Remembered<K, V> {
+    fn default() -> Self {
+        Remembered(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash, V: Clone> Remembered<K, V> {
+    fn get(&self, key: &K) -> Option<V> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(key).filter(|(since, _)| since.elapsed() < REMEMBER).map(|(_, value)| value.clone())
     }
 
-    fn remember(&self, key: ([u8; 32], String, Right)) {
-        let mut grants = self.grants.lock().unwrap_or_else(PoisonError::into_inner);
-        grants.retain(|_, since| since.elapsed() < REMEMBER);
-        if grants.len() < MAX_REMEMBERED {
-            grants.insert(key, Instant::now());
+    fn put(&self, key: K, value: V) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|_, (since, _)| since.elapsed() < REMEMBER);
+        if known.len() < MAX_REMEMBERED {
+            known.insert(key, (Instant::now(), value));
         }
     }
 }
 
-async fn ask(client: &kube::Client, token: &str, namespace: &str, right: Right) -> Result<(), Status> {
-    let unavailable =
-        |e: kube::Error| refuse(Code::Unavailable, Reason::Internal, format!("asking the API server: {e}"));
+fn unavailable(error: kube::Error) -> Status {
+    refuse(Code::Unavailable, Reason::Internal, format!("asking the API server: {error}"))
+}
+
+async fn review(client: &kube::Client, token: &str) -> Result<UserInfo, Status> {
     let review = TokenReview {
         spec: TokenReviewSpec { token: Some(token.to_owned()), audiences: Some(vec![AGENT_AUDIENCE.to_owned()]) },
         ..TokenReview::default()
@@ -110,14 +151,14 @@ async fn ask(client: &kube::Client, token: &str, namespace: &str, right: Right) 
     let api: Api<TokenReview> = Api::all(client.clone());
     let status = api.create(&PostParams::default(), &review).await.map_err(unavailable)?.status.unwrap_or_default();
     let for_us = status.audiences.iter().flatten().any(|a| a == AGENT_AUDIENCE);
-    let Some(user) = status.user.filter(|_| status.authenticated == Some(true) && for_us) else {
+    status.user.filter(|_| status.authenticated == Some(true) && for_us).ok_or_else(|| {
         let why = status.error.unwrap_or_else(|| "not valid, or of another audience".into());
-        return Err(refuse(
-            Code::Unauthenticated,
-            Reason::PermissionDenied,
-            format!("the bearer token is refused: {why}"),
-        ));
-    };
+        refuse(Code::Unauthenticated, Reason::PermissionDenied, format!("the bearer token is refused: {why}"))
+    })
+}
+
+async fn access(client: &kube::Client, user: &UserInfo, namespace: &str, right: Right) -> Result<(), Status> {
+    let user = user.clone();
     let who = user.username.clone().unwrap_or_default();
     let access = SubjectAccessReview {
         spec: SubjectAccessReviewSpec {

@@ -1,23 +1,36 @@
-//! Who calls, as far as the connection tells.
+//! Who calls. On TCP that is found out before a request is read: see [`super::admit`].
 
+use std::sync::Arc;
+
+use k8s_openapi::api::authentication::v1::UserInfo;
 use skep_proto::OPERATOR_NAME;
 use tonic::Request;
 use tonic::transport::server::UdsConnectInfo;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::places::Connection;
+
 /// Who calls.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Caller {
     /// Root of this node, over the unix socket.
     Root,
     /// The operator, by a client certificate of our authority.
     Operator,
-    /// Somebody with a bearer token, which nobody has looked at yet.
-    Token(String),
+    /// Somebody whom the API server knows by their bearer token.
+    User(Arc<User>),
     Nobody,
 }
 
-/// Reads the connection's facts, which no client can set, then the token.
+/// The owner of a token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct User {
+    pub info: UserInfo,
+    /// SHA-256 of the token.
+    pub token: [u8; 32],
+}
+
+/// What the unix socket tells, or what was found out when the request was admitted; nobody where neither is.
 pub fn caller<T>(request: &Request<T>) -> Caller {
     if let Some(uds) = request.extensions().get::<UdsConnectInfo>() {
         return match uds.peer_cred.map(|c| c.uid()) {
@@ -25,19 +38,15 @@ pub fn caller<T>(request: &Request<T>) -> Caller {
             _ => Caller::Nobody,
         };
     }
-    // The handshake has verified the chain and that it is a client's certificate.
-    let certificates = request.peer_certs();
-    if certificates
-        .iter()
-        .flat_map(|c| c.iter())
-        .take(1)
-        .any(|leaf| common_name(leaf).as_deref() == Some(OPERATOR_NAME))
-    {
-        return Caller::Operator;
-    }
-    let token =
-        request.metadata().get("authorization").and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "));
-    token.map_or(Caller::Nobody, |t| Caller::Token(t.trim().to_owned()))
+    request.extensions().get().cloned().unwrap_or(Caller::Nobody)
+}
+
+/// Whether the other side of a connection is the operator. The handshake has verified the chain, and that it is a
+/// client's certificate.
+pub fn is_operator(connection: &Connection) -> bool {
+    let certificates = connection.tls.peer_certs();
+    let leaf = certificates.iter().flat_map(|chain| chain.iter()).next();
+    leaf.is_some_and(|leaf| common_name(leaf).as_deref() == Some(OPERATOR_NAME))
 }
 
 fn common_name(der: &[u8]) -> Option<String> {

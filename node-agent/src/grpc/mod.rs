@@ -1,10 +1,12 @@
 //! The agent's gRPC servers: over TLS for the operator, people and tools; over a unix socket for the node's root.
 
+pub mod admit;
 pub mod agent;
 pub mod auth;
 pub mod caller;
 pub mod frames;
 pub mod inspector;
+pub mod places;
 pub mod serve;
 pub mod tls;
 

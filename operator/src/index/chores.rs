@@ -14,6 +14,9 @@ use super::{DELETION, Index, Key, NODE_WRITES, SETTLING, WRITE_RETRY};
 use crate::nodestatus;
 use crate::rollup::{Image, Standing, View, rollup};
 
+/// Nodes that an Event names, at most: it has room for 1 kB.
+const NAMED: usize = 10;
+
 /// One write.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Chore {
@@ -100,12 +103,8 @@ impl Index {
         if let Some(since) = entry.deleting
             && entry.has_finalizer()
         {
-            if self.is_clean(entry) {
-                return Some(without_finalizer(entry));
-            }
-            if now >= since + DELETION {
-                tracing::warn!(uid, nodes = ?self.holding(entry), "not all nodes have said that nothing is left; the deletion goes on");
-                return Some(without_finalizer(entry));
+            if self.is_clean(entry) || now >= since + DELETION {
+                return self.part(uid);
             }
         } else if entry.deleting.is_some() {
             return None;
@@ -122,6 +121,26 @@ impl Index {
             Ok(_) => self.status_chore(uid, now, clock),
             Err(_) => unreadable(entry, clock),
         }
+    }
+
+    /// The end of a deletion: the nodes are named that have not confirmed it, then the finalizer goes.
+    fn part(&mut self, uid: &str) -> Option<Chore> {
+        let entry = self.programs.get_mut(uid)?;
+        if entry.placed.is_empty() || std::mem::replace(&mut entry.parted, true) {
+            return Some(without_finalizer(entry));
+        }
+        let nodes: Vec<&str> = entry.placed.iter().take(NAMED).map(String::as_str).collect();
+        let more = match entry.placed.len() - nodes.len() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let message = format!(
+            "deleted, but its removal is not confirmed by {}{more}: what still runs there is taken off when the agent is back",
+            nodes.join(", ")
+        );
+        tracing::warn!(uid, "{message}");
+        let note = Note { warning: true, reason: Reason::NodeUnreachable, message };
+        Some(Chore::Note { meta: Box::new(entry.meta().clone()), note })
     }
 
     fn status_chore(&mut self, uid: &str, now: Instant, clock: &Time) -> Option<Chore> {

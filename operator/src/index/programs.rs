@@ -32,6 +32,8 @@ pub(super) struct Entry {
     pub busy: bool,
     /// What is still to be said of it, by Events.
     pub notes: VecDeque<Note>,
+    /// That its deletion ends without some nodes was said.
+    pub parted: bool,
     /// What was last said of it while it could not be decoded.
     pub said: Option<String>,
 }
@@ -91,6 +93,7 @@ impl Index {
                     deleting: None,
                     busy: false,
                     notes: VecDeque::new(),
+                    parted: false,
                     said: None,
                 },
             )),

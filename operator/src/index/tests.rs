@@ -161,7 +161,11 @@ fn a_deletion_waits_for_the_nodes_that_can_be_reached() {
     assert!(!finalizers(&world.chores()));
     world.news("a", What::Gone("uid-flows".into()));
     assert!(world.wanted("a").removing.is_empty());
-    assert!(finalizers(&world.chores()), "the unreachable node does not hold it");
+    let chores = world.chores();
+    let Some(Chore::Note { note, .. }) = chores.first() else { panic!("first it is said: {chores:?}") };
+    assert_eq!((note.warning, note.reason), (true, Reason::NodeUnreachable));
+    assert!(note.message.contains("not confirmed by b:"), "{}", note.message);
+    assert!(finalizers(&chores), "the unreachable node does not hold it");
     world.handle(Event::ProgramGone("uid-flows".into()));
     assert!(world.wanted("b").removing.contains("uid-flows"), "it cleans up when it is back");
 }
@@ -177,7 +181,21 @@ fn a_deletion_does_not_wait_for_ever() {
     world.now += DELETION;
     let dirty = world.index.take_dirty(world.now);
     world.index.dirty.extend(dirty);
-    assert!(world.chores().iter().any(|chore| matches!(chore, Chore::Finalizers { .. })));
+    let chores = world.chores();
+    assert!(matches!(&chores[..], [Chore::Note { note, .. }, Chore::Finalizers { .. }] if note.message.contains(" a, b:")));
+}
+
+#[test]
+fn a_deletion_that_every_node_confirmed_needs_no_word() {
+    let mut world = World::new(vec![readable("flows")]);
+    world.resolve();
+    ["a", "b"].iter().for_each(|node| world.connected(node));
+    world.chores();
+    let mut gone = program("flows");
+    gone.metadata.deletion_timestamp = serde_json::from_value(json!("2024-01-01T00:00:00Z")).unwrap();
+    world.handle(Event::Program(Box::new(DeserializeGuard(Ok(gone)))));
+    ["a", "b"].iter().for_each(|node| world.news(node, What::Gone("uid-flows".into())));
+    assert!(matches!(world.chores().as_slice(), [Chore::Finalizers { .. }]));
 }
 
 #[test]
