@@ -90,7 +90,9 @@ fn waits_for(program: &Program, deletion: &Deletion, skep_namespace: &str) -> St
         ));
     }
     for finalizer in deletion.finalizers.iter().filter(|finalizer| *finalizer != FINALIZER) {
-        text.push_str(&printable(&format!("  It waits for the owner of the finalizer {finalizer}, which is not Skep's.")));
+        text.push_str(&printable(&format!(
+            "  It waits for the owner of the finalizer {finalizer}, which is not Skep's."
+        )));
         text.push('\n');
     }
     text

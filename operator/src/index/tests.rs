@@ -182,7 +182,9 @@ fn a_deletion_does_not_wait_for_ever() {
     let dirty = world.index.take_dirty(world.now);
     world.index.dirty.extend(dirty);
     let chores = world.chores();
-    assert!(matches!(&chores[..], [Chore::Note { note, .. }, Chore::Finalizers { .. }] if note.message.contains(" a, b:")));
+    assert!(
+        matches!(&chores[..], [Chore::Note { note, .. }, Chore::Finalizers { .. }] if note.message.contains(" a, b:"))
+    );
 }
 
 #[test]
