@@ -48,8 +48,7 @@ impl ImageError {
             Self::NotFound { .. } => "ImageNotFound",
             Self::Unauthorized { .. } | Self::BadCredentials { .. } => "ImageUnauthorized",
             Self::Invalid { .. } => "ImageInvalid",
-            Self::Unreachable { .. } => "RegistryUnreachable",
-            Self::Timeout { .. } => "Timeout",
+            Self::Unreachable { .. } | Self::Timeout { .. } => "RegistryUnreachable",
             Self::Cache { .. } | Self::Client { .. } => "Internal",
         }
     }

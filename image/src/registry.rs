@@ -106,6 +106,9 @@ impl Registry {
     /// Puts the image under `reference`, a tag, and returns its digest.
     pub async fn push(&self, reference: &str, image: &Image, auth: &Auth) -> Result<Digest, ImageError> {
         let (client, target, auth) = (self.client()?, parse(reference)?, credentials(auth));
+        if image.object().is_empty() {
+            return Err(Fault::NotBpf("the file is empty".into()).of(reference));
+        }
         // A constant that is a header's value: this cannot fail.
         let media_type = MANIFEST_TYPE.parse().map_err(|_| ImageError::Client { detail: MANIFEST_TYPE.into() })?;
         self.within(reference, async {

@@ -186,7 +186,18 @@ async fn a_registry_that_accepts_and_says_nothing_times_out() {
     let timeout = Duration::from_millis(300);
     let config = RegistryConfig { plain_http: vec![host], timeout, ..RegistryConfig::default() };
     let error = Registry::new(&config).unwrap().resolve(&reference, &Auth::Anonymous).await.unwrap_err();
-    is(&error, "Timeout", &reference);
+    is(&error, "RegistryUnreachable", &reference);
+}
+
+#[tokio::test]
+async fn an_empty_file_is_refused_before_anybody_is_asked() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let host = format!("127.0.0.1:{}", free_port());
+    let reference = format!("{host}/ebpf/flows:v1");
+    let empty = build(b"", &BTreeMap::new());
+    let error = plain(&host).push(&reference, &empty, &Auth::Anonymous).await.unwrap_err();
+    is(&error, "ImageInvalid", &reference);
+    assert!(error.to_string().contains("the file is empty"), "{error}");
 }
 
 #[tokio::test]
