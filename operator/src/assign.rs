@@ -78,7 +78,12 @@ mod tests {
     }
 
     fn image(reference: &str) -> Resolution {
-        Resolution { reference: reference.into(), digest: format!("sha256:{}", "0".repeat(64)), credentials: vec![] }
+        Resolution {
+            reference: reference.into(),
+            digest: format!("sha256:{}", "0".repeat(64)),
+            credentials: vec![],
+            missing: vec![],
+        }
     }
 
     fn names(assignment: &Assignment) -> Vec<&str> {

@@ -29,6 +29,8 @@ pub struct Resolution {
     pub digest: String,
     /// For its registry.
     pub credentials: Vec<RegistryCredential>,
+    /// What is wrong with Secrets that could not be used. It was resolved without them; a node may not get it so.
+    pub missing: Vec<String>,
 }
 
 impl std::fmt::Debug for Resolution {
@@ -120,10 +122,7 @@ impl Resolver {
                 resolved.map_err(explain)?.to_string()
             }
         };
-        for missing in missing {
-            tracing::warn!(namespace = %request.namespace, image = %reference, "{missing}");
-        }
-        Ok(Resolution { reference: reference.clone(), digest, credentials })
+        Ok(Resolution { reference: reference.clone(), digest, credentials, missing })
     }
 
     /// The first entry for the registry in the named Secrets, and what is wrong with those that cannot be used.

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use skep_crds::Reason;
 
-use super::{Index, Key};
+use super::{Index, Key, Note};
 use crate::image::{Problem, Request, Resolution, backoff};
 
-/// When Secrets are read again whose credentials a registry refuses: after 10 s, later after 2 minutes.
+/// When Secrets are read again that are missing, or whose credentials a registry refuses: after 10 s, later after 2 minutes.
 fn credentials_wait(failures: u32) -> Duration {
     Duration::from_secs(10).saturating_mul(1 << failures.min(4)).min(Duration::from_secs(120))
 }
@@ -67,11 +67,14 @@ impl Index {
         match answer {
             Ok(resolution) => {
                 let known = Some(resolution.digest.clone());
+                if let Some(note) = missing(&entry.image, &resolution) {
+                    entry.notes.push_back(note);
+                }
                 entry.image = ImageState::Resolved(resolution);
-                let refused = self.is_refused_by_registry(&request.uid);
-                let failures = if refused { request.failures.saturating_add(1) } else { 0 };
+                let lacking = self.lacks_credentials(&request.uid);
+                let failures = if lacking { request.failures.saturating_add(1) } else { 0 };
                 self.retries.insert(request.uid.clone(), Request { failures, known, ..request.clone() });
-                self.refused_by_registry(&request.uid, now);
+                self.read_secrets_again(&request.uid, now);
             }
             Err(problem) => {
                 // Programs of one registry do not ask all at once.
@@ -87,24 +90,35 @@ impl Index {
         self.dirty.insert(Key::Program(request.uid));
     }
 
-    /// Whether some node reports that the registry refuses the credentials of a program that names Secrets.
-    fn is_refused_by_registry(&self, uid: &str) -> bool {
+    /// Whether a program names Secrets, and one could not be used or some node reports that the registry refuses what is
+    /// in them.
+    fn lacks_credentials(&self, uid: &str) -> bool {
         let entry = self.programs.get(uid).filter(|entry| entry.deleting.is_none());
         let Some((entry, object)) = entry.and_then(|entry| Some((entry, entry.object()?))) else { return false };
         let refused = |node: &String| {
             let report = self.nodes.get(node).and_then(|node| node.reports.get(uid));
             report.is_some_and(|report| report.reason == Reason::ImageUnauthorized.as_str())
         };
-        object.spec.image.pull_secrets.is_some() && entry.nodes.iter().any(refused)
+        let missing = matches!(&entry.image, ImageState::Resolved(resolution) if !resolution.missing.is_empty());
+        object.spec.image.pull_secrets.is_some() && (missing || entry.nodes.iter().any(refused))
     }
 
-    /// As long as a node reports that the registry refuses the credentials, the Secrets are read again after a while:
-    /// they may have been corrected.
-    pub(super) fn refused_by_registry(&mut self, uid: &str, now: Instant) {
-        if self.is_refused_by_registry(uid)
+    /// As long as credentials are lacking, the Secrets are read again after a while: they may have been made or corrected.
+    pub(super) fn read_secrets_again(&mut self, uid: &str, now: Instant) {
+        if self.lacks_credentials(uid)
             && let Some(request) = self.retries.get(uid)
         {
             self.wake(now + credentials_wait(request.failures), Key::Image(uid.into()));
         }
     }
+}
+
+/// The image is there all the same; where it is not, nobody would look for the reason at a Secret.
+fn missing(before: &ImageState, now: &Resolution) -> Option<Note> {
+    let said = matches!(before, ImageState::Resolved(before) if before.missing == now.missing);
+    (!said && !now.missing.is_empty()).then(|| Note {
+        warning: true,
+        reason: Reason::ImageUnauthorized,
+        message: format!("{}; the image was found without it", now.missing.join("; ")),
+    })
 }

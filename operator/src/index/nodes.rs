@@ -148,7 +148,7 @@ impl Index {
                 let refused = report.reason == Reason::ImageUnauthorized.as_str();
                 entry.reports.insert(uid.clone(), *report);
                 if refused {
-                    self.refused_by_registry(&uid, now);
+                    self.read_secrets_again(&uid, now);
                 }
                 self.dirty.insert(Key::Program(uid));
             }

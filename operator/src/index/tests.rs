@@ -58,7 +58,7 @@ impl World {
         let requests = self.index.take_requests();
         for request in &requests {
             let reference = request.image.reference.clone();
-            let answer = Resolution { reference, digest: DIGEST.into(), credentials: vec![] };
+            let answer = Resolution { reference, digest: DIGEST.into(), credentials: vec![], missing: vec![] };
             self.handle(Event::Image(Box::new(request.clone()), Ok(answer)));
         }
         requests
@@ -248,9 +248,53 @@ fn secrets_are_read_again_after_a_node_was_refused() {
     let requests = world.index.take_requests();
     assert_eq!((requests.len(), requests[0].known.as_deref()), (1, Some(DIGEST)));
     let credentials = vec![skep_proto::v1::RegistryCredential::default()];
-    let answer = Resolution { reference: requests[0].image.reference.clone(), digest: DIGEST.into(), credentials };
+    let reference = requests[0].image.reference.clone();
+    let answer = Resolution { reference, digest: DIGEST.into(), credentials, missing: vec![] };
     world.handle(Event::Image(Box::new(requests[0].clone()), Ok(answer)));
     assert_eq!(world.wanted("a").programs["uid-flows"].clone().unwrap().credentials.len(), 1);
     let again = (world.now + Duration::from_secs(20), Key::Image("uid-flows".into()));
     assert!(world.index.later.contains(&again), "and again, as long as it is refused");
+}
+
+#[test]
+fn a_secret_that_is_missing_is_said_and_looked_for_again() {
+    let mut private = program("flows");
+    private.spec.image.pull_secrets = serde_json::from_value(json!([{"name": "regcred"}])).unwrap();
+    let mut world = World::new(vec![DeserializeGuard(Ok(private))]);
+    ["a", "b"].iter().for_each(|node| world.connected(node));
+    world.chores();
+    let mut requests = world.index.take_requests();
+    let answer = |request: &Request, missing: &[&str]| Resolution {
+        reference: request.image.reference.clone(),
+        digest: DIGEST.into(),
+        credentials: vec![],
+        missing: missing.iter().map(|text| text.to_string()).collect(),
+    };
+    for first in [true, false] {
+        let missing = answer(&requests[0], &["pull secret regcred: there is none of that name"]);
+        world.handle(Event::Image(Box::new(requests[0].clone()), Ok(missing)));
+        let chores = world.chores();
+        let said = chores.iter().filter(|chore| {
+            matches!(chore, Chore::Note { note, .. } if note.warning && note.reason == Reason::ImageUnauthorized
+                && note.message.starts_with("pull secret regcred: there is none"))
+        });
+        assert_eq!(said.count(), usize::from(first), "once: {chores:?}");
+        world.now += Duration::from_secs(120);
+        let dirty = world.index.take_dirty(world.now);
+        world.index.dirty.extend(dirty);
+        world.chores();
+        requests = world.index.take_requests();
+        assert_eq!((requests.len(), requests[0].known.as_deref()), (1, Some(DIGEST)));
+    }
+    let revision = world.wanted("a").programs["uid-flows"].clone().unwrap().revision.clone();
+    for node in ["a", "b"] {
+        world.news(node, What::Report(Box::new(report(&revision, State::Ready, "Ready", ""))));
+    }
+    let (_, note) = last_status(&world.chores());
+    let text = "runs on 2 nodes; pull secret regcred: there is none of that name";
+    assert_eq!(note.map(|note| note.message).as_deref(), Some(text));
+    world.handle(Event::Image(Box::new(requests[0].clone()), Ok(answer(&requests[0], &[]))));
+    world.chores();
+    world.now += Duration::from_secs(600);
+    assert!(!world.index.take_dirty(world.now).contains(&Key::Image("uid-flows".into())), "it is there: nobody asks");
 }

@@ -14,7 +14,7 @@ fn now() -> Time {
 
 fn image() -> Resolution {
     let reference = "registry.example.com/ebpf/flows:v2".into();
-    Resolution { reference, digest: "sha256:0".into(), credentials: vec![] }
+    Resolution { reference, digest: "sha256:0".into(), credentials: vec![], missing: vec![] }
 }
 
 fn status(nodes: Vec<(&str, Standing<'_>)>) -> Value {

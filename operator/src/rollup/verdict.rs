@@ -141,6 +141,9 @@ fn running(view: &View<'_>, counts: &NodeCounts) -> String {
             text = format!("{text}; {word}: {names}");
         }
     }
+    if let Image::Resolved(image) = view.image {
+        text = image.missing.iter().fold(text, |text, missing| format!("{text}; {missing}"));
+    }
     text
 }
 
