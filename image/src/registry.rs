@@ -86,6 +86,13 @@ impl Registry {
         answer.parse().map_err(|_| Fault::NotAnImage(format!("the registry names its digest {answer:?}")).of(reference))
     }
 
+    /// Whether the registry still has the image `digest` in the repository of `reference`, and these credentials still
+    /// open it; nothing is downloaded.
+    pub async fn check(&self, reference: &str, digest: &Digest, auth: &Auth) -> Result<(), ImageError> {
+        let (client, image) = (self.client()?, parse(reference)?.clone_with_digest(digest.to_string()));
+        self.within(reference, client.fetch_manifest_digest(&image, &credentials(auth))).await.map(drop)
+    }
+
     /// The object of the image `digest` in the repository of `reference`, whose tag does not matter. Of an index over
     /// architectures: the object for the architecture of this process.
     pub async fn pull(&self, reference: &str, digest: &Digest, auth: &Auth) -> Result<Bytecode, ImageError> {

@@ -145,6 +145,12 @@ async fn push_resolve_pull_and_everything_that_goes_wrong() {
     let error = registry.resolve(&reference, &wrong).await.unwrap_err().to_string();
     assert!(!error.contains("wax"), "{error}");
 
+    // Asked whether it is still there and open: by digest, whatever the tag says now.
+    registry.check(&reference, &one.digest(), &bee()).await.unwrap();
+    is(&registry.check(&reference, &one.digest(), &wrong).await.unwrap_err(), "ImageUnauthorized", &reference);
+    let error = registry.check(&reference, &Digest::of(b"other"), &bee()).await.unwrap_err();
+    is(&error, "ImageNotFound", &reference);
+
     // A layer that is cut short in the registry's storage, and one of other bytes.
     let layer = blob(running.dir.path(), &Digest::of(&object(1)));
     std::fs::write(&layer, &object(1)[..1000]).unwrap();

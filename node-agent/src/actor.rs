@@ -159,11 +159,15 @@ async fn pass(
 ) -> Result<Passed, ProgramError> {
     let spec = spec::decode(&desired.api_version, &desired.spec)?;
     let observed = observe(shared, &desired.uid).await;
+    let (reference, policy) = (&spec.image.reference, spec.image.pull_policy.unwrap_or_default());
     if !observed.loads.contains_key(&desired.load) {
         shared.reports.put(report::progressing(desired, &observed, "fetching the image and loading"));
+        // What is loaded stays as it is, whatever became of its image.
+        if policy == PullPolicy::Always {
+            shared.images.check(reference, &desired.digest, auth).await?;
+        }
     }
-    let pull = spec.image.pull_policy != Some(PullPolicy::Never);
-    let object = shared.images.object(&spec.image.reference, &desired.digest, auth, pull).await?;
+    let object = shared.images.object(reference, &desired.digest, auth, policy != PullPolicy::Never).await?;
     let _place = shared.places.acquire().await.map_err(|e| ProgramError::Internal(e.to_string()))?;
     let (work, desired) = (shared.clone(), desired.clone());
     let pass = blocking(move || act(&work, &spec, &desired, object, &view, left.as_ref()));

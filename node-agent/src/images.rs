@@ -32,6 +32,11 @@ impl Images {
         &self.registry
     }
 
+    /// Asks the registry whether the image is there for these credentials, whatever is in the cache.
+    pub async fn check(&self, reference: &str, digest: &str, auth: &Auth) -> Result<(), ProgramError> {
+        Ok(self.registry.check(reference, &parsed(digest)?, auth).await?)
+    }
+
     /// The object of an image. `pull` false: only what is on the node already.
     pub async fn object(
         &self,
@@ -40,7 +45,7 @@ impl Images {
         auth: &Auth,
         pull: bool,
     ) -> Result<Arc<Object>, ProgramError> {
-        let digest: Digest = digest.parse().map_err(|e| ProgramError::Internal(format!("desired digest: {e}")))?;
+        let digest = parsed(digest)?;
         let slot = {
             let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
             // What nobody else holds may go.
@@ -101,6 +106,10 @@ impl Images {
         })
         .await
     }
+}
+
+fn parsed(digest: &str) -> Result<Digest, ProgramError> {
+    digest.parse().map_err(|e| ProgramError::Internal(format!("desired digest: {e}")))
 }
 
 fn in_use(slot: &Slot) -> bool {

@@ -118,6 +118,38 @@ async fn killed_and_started_again_nothing_is_missed_and_everything_is_the_same()
     assert_eq!(node.hits("counter").await, 9);
 }
 
+/// Always asks for every load, IfNotPresent only for what the node does not have, and what is loaded asks nobody.
+#[tokio::test]
+async fn the_registry_is_asked_as_the_pull_policy_says() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    let policy = |policy: &str, step: u32| {
+        let text = manifest("counter", &image, json!({"step": step}));
+        text.replace("image: {", &format!("image: {{pullPolicy: {policy}, "))
+    };
+    node.write("a.yaml", &policy("Always", 1));
+    let first = node.until("counter", |r| r.state() == State::Ready).await;
+    node.stop_registry();
+
+    // Another pass over the same load.
+    node.kill();
+    node.start_agent().await;
+    let again = node.until("counter", |r| r.state() == State::Ready).await;
+    assert_eq!(again.functions, first.functions);
+
+    // Another load of the same image: the old one runs on.
+    node.write("a.yaml", &policy("Always", 100));
+    let refused = node.until("counter", |r| r.state() == State::Failed).await;
+    assert_eq!((refused.reason.as_str(), &refused.running_revision), ("RegistryUnreachable", &first.running_revision));
+    node.packets(1);
+    assert_eq!(node.hits("counter").await, 1);
+
+    node.write("a.yaml", &policy("IfNotPresent", 100));
+    node.until("counter", |r| r.state() == State::Ready && r.running_revision != first.running_revision).await;
+    node.packets(1);
+    assert_eq!(node.hits("counter").await, 101);
+}
+
 #[tokio::test]
 async fn each_failure_has_its_reason_and_heals_without_a_restart() {
     let mut node = Node::start().await;
