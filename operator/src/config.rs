@@ -29,7 +29,7 @@ const EXAMPLES: &str = "Examples:
 pub enum Command {
     /// Run the operator until it is told to stop; programs stay on the nodes when it does.
     Run(Box<Run>),
-    /// Take every program off every node, then release the EbpfPrograms so that they can be deleted.
+    /// Take every program off every node, release the EbpfPrograms so that they can be deleted, and delete the authority.
     Uninstall(Box<Uninstall>),
     /// Bring the cluster's CustomResourceDefinitions to this version.
     ApplyCrds,
@@ -99,7 +99,7 @@ pub struct Uninstall {
     /// How long to wait for the nodes: 120s, 2m. Nodes that did not answer by then are named.
     #[arg(long, default_value = "120s", value_parser = duration)]
     pub timeout: Duration,
-    /// Leave the programs running on the nodes; only release the EbpfPrograms.
+    /// Leave the programs running on the nodes, and the certificate authority; only release the EbpfPrograms.
     #[arg(long)]
     pub keep_programs: bool,
 }

@@ -1,22 +1,27 @@
 //! Taking everything off the nodes before Skep goes.
 //!
 //! Guarantees: a running operator is deposed first, so that it puts nothing back; nodes that could not be reached are
-//! named; the EbpfPrograms are released whatever the nodes say.
+//! named; the EbpfPrograms are released whatever the nodes say; what the operator made for itself is taken away, but the
+//! authority stays where programs do: their agents trust no other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Api, DeleteParams, ListParams};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::Resource;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
+use serde_json::json;
 use skep_crds::{EbpfNode, EbpfProgram, FINALIZER};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::certs::store;
-use crate::config::Uninstall;
+use crate::config::{Places, Uninstall};
 use crate::fleet::{Agents, Board, Context, News, What, run as run_fleet};
 use crate::leader::{DEADLINE, Elector};
 use crate::runtime::candidate;
@@ -26,6 +31,8 @@ use crate::write::Writer;
 
 /// After the end no operator may take the Lease for so long: by then the chart has removed it.
 const HOLD_OFF: Duration = Duration::from_secs(30);
+/// Labels of the operators' pods; the pod of this process is not among them.
+const OPERATORS: &str = "app.kubernetes.io/name=skep,app.kubernetes.io/component=operator";
 /// Objects that somebody else changes meanwhile are tried again so often.
 const TRIES: usize = 5;
 
@@ -55,13 +62,36 @@ pub async fn run(client: kube::Client, config: Uninstall) -> anyhow::Result<()> 
     }
     tokio::time::sleep_until(deposed).await;
     release(&client, &config).await?;
+    if !config.keep_programs {
+        store::forget(&client, places).await?;
+        println!("the certificate authority is deleted");
+    }
     drop(stop);
     if let Some(Ok(mut elector)) = holding.join_next().await
         && let Err(error) = elector.release(Some(HOLD_OFF)).await
     {
         tracing::warn!(%error, "the Lease could not be held off");
     }
-    Ok(())
+    part_with_lease(&client, places).await
+}
+
+/// The Lease goes with the last operator: without it, one that still runs would lead, and put everything back.
+async fn part_with_lease(client: &kube::Client, places: &Places) -> anyhow::Result<()> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &places.namespace);
+    let operators = pods.list(&ListParams::default().labels(OPERATORS)).await.context("listing the operators")?;
+    let leases: Api<Lease> = Api::namespaced(client.clone(), &places.namespace);
+    let done = match owners(&operators.items).as_slice() {
+        [] => leases.delete(&places.lease, &DeleteParams::default()).await.map(drop),
+        owners => {
+            let patch = json!({"metadata": {"ownerReferences": owners}});
+            leases.patch(&places.lease, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+        }
+    };
+    done.context("giving the Lease away")
+}
+
+fn owners(pods: &[Pod]) -> Vec<OwnerReference> {
+    pods.iter().filter_map(|pod| pod.owner_ref(&())).collect()
 }
 
 /// Tells all nodes that no program exists, and waits; what is left, by node.
@@ -175,6 +205,18 @@ mod tests {
     use super::*;
     use crate::testing::report;
     use skep_proto::v1::State;
+
+    #[test]
+    fn the_lease_ends_with_the_operators() {
+        let pod = |name: &str| -> Pod {
+            serde_json::from_value(json!({"metadata": {"name": name, "uid": format!("uid-{name}")}})).unwrap()
+        };
+        let owners = owners(&[pod("skep-operator-1"), pod("skep-operator-2")]);
+        let named: Vec<_> = owners.iter().map(|owner| (owner.kind.as_str(), owner.uid.as_str())).collect();
+        assert_eq!(named, [("Pod", "uid-skep-operator-1"), ("Pod", "uid-skep-operator-2")]);
+        // A blocking owner would need a right on pods.
+        assert!(owners.iter().all(|owner| owner.block_owner_deletion.is_none()));
+    }
 
     #[test]
     fn a_node_is_clean_when_it_says_so() {

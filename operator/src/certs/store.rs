@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{Api, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use super::authority::{Authority, CertError};
@@ -38,6 +38,31 @@ pub async fn authority(client: &kube::Client, places: &Places) -> Result<Authori
     match api.patch(&name, &params, &Patch::Apply(bundle)).await {
         Ok(_) => Ok(authority),
         Err(source) => Err(StoreError::Kube { what: "ConfigMap", namespace, name, source: Box::new(source) }),
+    }
+}
+
+/// Takes the authority away. Nobody may lead meanwhile: a leader would make another.
+pub async fn forget(client: &kube::Client, places: &Places) -> Result<(), StoreError> {
+    let namespace = &places.namespace;
+    let failed = |what, name: &str, source| StoreError::Kube {
+        what,
+        namespace: namespace.clone(),
+        name: name.into(),
+        source: Box::new(source),
+    };
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    deleted(secrets.delete(&places.ca_secret, &DeleteParams::default()).await)
+        .map_err(|error| failed("Secret", &places.ca_secret, error))?;
+    let bundles: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+    deleted(bundles.delete(&places.ca_configmap, &DeleteParams::default()).await)
+        .map_err(|error| failed("ConfigMap", &places.ca_configmap, error))
+}
+
+/// What is not there is deleted.
+fn deleted<T>(answer: Result<T, kube::Error>) -> Result<(), kube::Error> {
+    match answer {
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        other => other.map(drop),
     }
 }
 

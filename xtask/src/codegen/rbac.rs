@@ -110,6 +110,12 @@ fn operator() -> Vec<Role> {
                 rule("", "", &["secrets"], &["create"]),
                 rule("", "", &["configmaps"], &["create", "patch"]),
                 rule("", "coordination.k8s.io", &["leases"], &["get", "create", "update"]),
+                Rule { names: &["skep-ca"], ..rule("When the release is deleted.", "", &["secrets"], &["delete"]) },
+                Rule { names: BUNDLE, ..rule("", "", &["configmaps"], &["delete"]) },
+                Rule {
+                    names: &["skep-operator"],
+                    ..rule("", "coordination.k8s.io", &["leases"], &["patch", "delete"])
+                },
             ],
         },
     ]
@@ -254,7 +260,9 @@ mod tests {
         let all = [operator(), agent(), plugin(), people()];
         for rule in all.iter().flatten().flat_map(|role| &role.rules) {
             let secrets = rule.resources.iter().any(|resource| resource == "secrets" || resource == "*");
-            assert!(!secrets || rule.verbs.iter().all(|verb| ["get", "create"].contains(verb)), "{:?}", rule.resources);
+            let by_name = |verb: &&str| *verb == "delete" && !rule.names.is_empty();
+            let all = rule.verbs.iter().all(|verb| ["get", "create"].contains(verb) || by_name(verb));
+            assert!(!secrets || all, "{:?}", rule.resources);
             assert!(!rule.verbs.contains(&"*"));
         }
         let agent: Vec<String> =
