@@ -201,7 +201,7 @@ fn act(
             "reconciled"
         );
     }
-    finish(kernel, desired, &prepared, outcome, (&observed, &plan), left)
+    finish(shared, desired, &prepared, outcome, (&observed, &plan), left)
 }
 
 /// What came of a pass.
@@ -212,7 +212,7 @@ struct Passed {
 }
 
 fn finish(
-    kernel: &dyn Kernel,
+    shared: &Shared,
     desired: &DesiredProgram,
     prepared: &Prepared,
     mut outcome: Outcome,
@@ -222,11 +222,13 @@ fn finish(
     if let Some(failure) = outcome.failure.take() {
         return Err(failure.into());
     }
+    let kernel = &*shared.kernel;
     let observed = kernel.observe(&desired.uid)?;
     set_gates(kernel, desired, &prepared.gates, &observed)?;
     let left = Left::new(before, &desired.revision, &observed, &outcome);
     let notices = drift::notices(&desired.uid, before, &desired.revision, seen, plan, &outcome);
-    let report = report::settled(desired, prepared, &outcome, &observed, &left.remarks);
+    let owner = |id| shared.reports.owner(id);
+    let report = report::settled(desired, prepared, &outcome, &observed, &left.remarks, &owner);
     Ok(Passed { report, notices, left })
 }
 

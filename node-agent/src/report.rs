@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use skep_crds::Reason;
+use skep_kernel::KernelError;
 use skep_kernel::seam::Observed;
 use skep_proto::v1::{FunctionReport, HookReport, MapReport, ProgramReport, State, TargetFailure};
 
@@ -49,17 +50,18 @@ pub fn failed(desired: &DesiredProgram, observed: &Observed, error: &ProgramErro
     report
 }
 
-/// After a plan was carried out without a failure that stopped it.
+/// After a plan was carried out without a failure that stopped it. `owner` tells whose a kernel program is.
 pub fn settled(
     desired: &DesiredProgram,
     prepared: &Prepared,
     outcome: &Outcome,
     observed: &Observed,
     remarks: &[String],
+    owner: &dyn Fn(u32) -> Option<String>,
 ) -> ProgramReport {
     let mut report = blank(desired);
     show_kernel(&mut report, desired, observed);
-    report.hooks = hooks(prepared, outcome, observed);
+    report.hooks = hooks(prepared, outcome, observed, owner);
     let failures: Vec<&TargetFailure> = report.hooks.iter().flat_map(|h| &h.failures).collect();
     let alive = prepared.wanted.links.keys().filter(|l| observed.links.get(*l).is_some_and(|l| l.alive)).count();
     let (state, reason, message) = match failures.first() {
@@ -126,7 +128,12 @@ fn function_of(pin: &str) -> &str {
     pin.rsplit_once('+').map_or(pin, |(function, _)| function)
 }
 
-fn hooks(prepared: &Prepared, outcome: &Outcome, observed: &Observed) -> Vec<HookReport> {
+fn hooks(
+    prepared: &Prepared,
+    outcome: &Outcome,
+    observed: &Observed,
+    owner: &dyn Fn(u32) -> Option<String>,
+) -> Vec<HookReport> {
     let mut reports: Vec<HookReport> = prepared
         .targets
         .entries
@@ -140,7 +147,7 @@ fn hooks(prepared: &Prepared, outcome: &Outcome, observed: &Observed) -> Vec<Hoo
         let target = found.hook.target.display();
         if let Some(error) = failed.get(link.as_str()) {
             let reason = error.reason().to_owned();
-            report.failures.push(TargetFailure { target, reason, message: error.to_string() });
+            report.failures.push(TargetFailure { target, reason, message: words(error, owner) });
         } else if let Some(seen) = observed.links.get(&link).filter(|l| l.alive) {
             report.targets += 1;
             report.names.push(target);
@@ -155,6 +162,17 @@ fn hooks(prepared: &Prepared, outcome: &Outcome, observed: &Observed) -> Vec<Hoo
         });
     }
     reports
+}
+
+/// What happened; who holds a hook by the name that people gave it, if it is one of ours.
+fn words(error: &KernelError, owner: &dyn Fn(u32) -> Option<String>) -> String {
+    match error {
+        KernelError::HookBusy { target, holder } => match owner(holder.program_id) {
+            Some(owner) => format!("{target} is held by {owner}; change or delete that one"),
+            None => error.to_string(),
+        },
+        _ => error.to_string(),
+    }
 }
 
 /// The last bytes of a text, from a whole line on.
@@ -172,7 +190,26 @@ fn tail(text: &str, max: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::tail;
+    use skep_kernel::error::Holder;
+
+    use super::*;
+    use crate::reports::Reports;
+
+    #[test]
+    fn a_holder_of_ours_is_called_by_its_name() {
+        let reports = Reports::new("i".into());
+        let functions = vec![FunctionReport { name: "count_rx".into(), id: 7, tag: String::new() }];
+        let (namespace, name) = ("default".into(), "xdp-counter".into());
+        reports.put(ProgramReport { namespace, name, functions, ..ProgramReport::default() });
+        let said = |program_id| {
+            let holder = Holder { program_id, program_name: "count_rx".into() };
+            let busy = KernelError::HookBusy { target: "xdp on interface eth0".into(), holder };
+            words(&busy, &|id| reports.owner(id))
+        };
+        let ours = "xdp on interface eth0 is held by EbpfProgram default/xdp-counter (function count_rx); change or delete that one";
+        assert_eq!(said(7), ours);
+        assert_eq!(said(8), "xdp on interface eth0 is held by program count_rx (id 8)");
+    }
 
     #[test]
     fn logs_are_cut_at_the_head_and_at_a_line() {

@@ -74,6 +74,14 @@ impl Reports {
         self.lock().programs.values().find(|p| p.namespace == namespace && p.name == name).cloned()
     }
 
+    /// Whose function a kernel program of this node is, in words.
+    pub fn owner(&self, program_id: u32) -> Option<String> {
+        self.lock().programs.values().find_map(|report| {
+            let function = report.functions.iter().find(|f| f.id == program_id)?;
+            Some(format!("EbpfProgram {}/{} (function {})", report.namespace, report.name, function.name))
+        })
+    }
+
     /// A snapshot, and every change after it.
     pub fn watch(&self) -> (NodeEvent, broadcast::Receiver<NodeEvent>) {
         let mut state = self.lock();

@@ -181,7 +181,12 @@ async fn each_failure_has_its_reason_and_heals_without_a_restart() {
             "ProgramUnknown",
             "the object has no program count_xpd; it has",
         ),
-        ("busy", manifest("x", &image, json!({})), "HookBusy", "xdp on interface lo is held by program count_xdp"),
+        (
+            "busy",
+            manifest("x", &image, json!({})),
+            "HookBusy",
+            "xdp on interface lo is held by EbpfProgram test/good (function count_xdp)",
+        ),
         (
             "no-interface",
             manifest("x", &image, json!({})).replace("names: [lo]", "names: [eth77]"),
