@@ -81,7 +81,8 @@ pub struct AgentInfo {
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// When the operator last heard of it, RFC 3339; written when something else changes.
+    /// When the operator had last heard of it at the last change of this status, RFC 3339. It is not written for its own
+    /// sake and may be long ago: whether the agent answers now, the condition `Ready` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "time_schema")]
     pub last_seen: Option<Time>,

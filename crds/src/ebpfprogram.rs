@@ -105,7 +105,7 @@ pub struct Program {
     /// The function's name in the object: `count_rx`.
     #[schemars(length(min = 1, max = 127), regex(pattern = r"^[A-Za-z_.$][A-Za-z0-9_.$]*$"))]
     pub name: String,
-    /// The hooks, no two the same. All suit the function's one program type. 1 to 32.
+    /// The hooks; what several entries select is attached once. All suit the function's one program type. 1 to 32.
     #[schemars(schema_with = "attach")]
     pub attach: Vec<Attach>,
 }
@@ -122,7 +122,6 @@ fn maps(generator: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "object", "minProperties": 1, "maxProperties": 64, "additionalProperties": options })
 }
 
-/// A set: the API server itself refuses two equal entries, which a rule could only do at the square of their number.
 fn attach(generator: &mut SchemaGenerator) -> Schema {
     // Atomic: server-side apply cannot merge a list of maps without keys, and refuses the whole object.
     let entry = generator.subschema_for::<Attach>();

@@ -71,7 +71,8 @@ pub enum Direction {
     validation = Rule::new("!has(self.pods) || !has(self.pods.containers)").message("the containers of a pod share its interfaces: leave out pods.containers")
 )]
 pub struct Interfaces {
-    /// Interfaces by name: `[eth0]`. An interface that is not there is no error: it is attached when it appears. 1 to 32.
+    /// Interfaces by name: `[eth0]`. One that is not there is attached when it appears; until then it is reported as
+    /// `TargetNotFound` on the node, and in pods it selects nothing. 1 to 32.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 15), regex(pattern = r"^[^/:\s]+$")))]
     #[x_kube(merge_strategy = ListMerge::Set)]
