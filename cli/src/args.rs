@@ -86,6 +86,7 @@ pub enum Command {
   kubectl-skep get --socket /run/skep/agent.sock")]
 pub struct Get {
     /// One program.
+    #[arg(value_parser = program)]
     pub name: Option<String>,
     /// The programs of all namespaces.
     #[arg(short = 'A', long, conflicts_with_all = ["namespace", "name"])]
@@ -102,6 +103,7 @@ pub struct Get {
   kubectl skep why flows -o json | jq '.failures[].nodes'")]
 pub struct Why {
     /// The program.
+    #[arg(value_parser = program)]
     pub name: String,
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = PageFormat::Text)]
@@ -111,6 +113,7 @@ pub struct Why {
 #[derive(Debug, Args)]
 pub struct Change {
     /// The program.
+    #[arg(value_parser = program)]
     pub name: String,
 }
 
@@ -134,6 +137,7 @@ pub enum MapsCommand {
   kubectl skep maps ls flows --node node-7")]
 pub struct MapsLs {
     /// One program.
+    #[arg(value_parser = program)]
     pub name: Option<String>,
     /// Only on this node; default: every node that runs the program.
     #[arg(long, conflicts_with = "socket")]
@@ -154,6 +158,7 @@ The table shows the sum over all CPUs for integers of per-CPU maps; json and yam
 raw shows each entry in hexadecimal, as it lies in memory: the key, then its value (one per CPU).")]
 pub struct MapsDump {
     /// The program.
+    #[arg(value_parser = program)]
     pub name: String,
     /// The map's name in the object.
     pub map: String,
@@ -259,6 +264,16 @@ pub enum PushFormat {
     Json,
 }
 
+/// A program's name, with or without the resource before it, as kubectl prints and takes it.
+fn program(text: &str) -> Result<String, String> {
+    const RESOURCES: [&str; 4] = ["ebpf", "ebpfprogram", "ebpfprograms", "ebpfprograms.skep.dev"];
+    match text.split_once('/') {
+        None => Ok(text.to_owned()),
+        Some((resource, name)) if RESOURCES.contains(&resource) && !name.contains('/') => Ok(name.to_owned()),
+        Some(_) => Err("write NAME or ebpfprogram/NAME, and the namespace by -n".into()),
+    }
+}
+
 fn pair(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or("write KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
@@ -304,6 +319,15 @@ mod tests {
             }
             assert!(command.render_help().to_string().contains("Examples:"), "{path:?}");
         }
+    }
+
+    #[test]
+    fn a_program_is_named_as_kubectl_names_it() {
+        for text in ["flows", "ebpf/flows", "ebpfprogram/flows", "ebpfprograms.skep.dev/flows"] {
+            assert_eq!(program(text), Ok("flows".to_owned()));
+        }
+        assert!(program("net/flows").is_err());
+        assert!(program("ebpf/net/flows").is_err());
     }
 
     #[test]

@@ -79,7 +79,7 @@ pub async fn run(global: &Global, change: &Change, what: What) -> Result<(), Err
         {
             Error::NoProgram(format!("{}/{name}", cluster.namespace))
         }
-        other => Error::kubernetes("changing the EbpfProgram")(other),
+        other => Error::kubernetes("changing the EbpfProgram", &cluster.server)(other),
     };
     let before = within(cluster.timeout, "reading the EbpfProgram", async { api.get(name).await.map_err(missing) });
     let before = before.await?;

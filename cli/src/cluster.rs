@@ -27,6 +27,8 @@ pub struct Cluster {
     pub client: Client,
     /// The namespace that commands are about.
     pub namespace: String,
+    /// The API server's address.
+    pub server: String,
     pub timeout: Duration,
 }
 
@@ -50,8 +52,9 @@ impl Cluster {
             (None, None) => Config::infer().await.map_err(|e| unreadable(&e))?,
         };
         let namespace = global.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+        let server = config.cluster_url.to_string();
         let client = Client::try_from(config).map_err(|e| unreadable(&e))?;
-        Ok(Cluster { client, namespace, timeout: global.request_timeout })
+        Ok(Cluster { client, namespace, server, timeout: global.request_timeout })
     }
 
     /// The programs of the namespace, or of all.
@@ -75,7 +78,7 @@ impl Cluster {
                 {
                     Err(Error::NoProgram(format!("{}/{name}", self.namespace)))
                 }
-                other => other.map_err(Error::kubernetes(what)),
+                other => other.map_err(Error::viewing(what, &self.server)),
             }
         });
         let object = got.await?;
@@ -95,8 +98,8 @@ impl Cluster {
         let api: Api<ApiEvent> = Api::namespaced(self.client.clone(), &self.namespace);
         let params = ListParams::default().fields(&format!("involvedObject.uid={uid}"));
         let what = "listing Events";
-        let list = within(self.timeout, what, async { api.list(&params).await.map_err(Error::kubernetes(what)) });
-        Ok(events::last(list.await?.items))
+        let list = async { api.list(&params).await.map_err(Error::kubernetes(what, &self.server)) };
+        Ok(events::last(within(self.timeout, what, list).await?.items))
     }
 
     async fn list<K>(&self, api: &Api<K>, what: &'static str) -> Result<Vec<K>, Error>
@@ -106,8 +109,8 @@ impl Cluster {
         let mut all = Vec::new();
         let mut params = ListParams::default().limit(PAGE);
         loop {
-            let page =
-                within(self.timeout, what, async { api.list(&params).await.map_err(Error::kubernetes(what)) }).await?;
+            let page = async { api.list(&params).await.map_err(Error::viewing(what, &self.server)) };
+            let page = within(self.timeout, what, page).await?;
             all.extend(page.items);
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),

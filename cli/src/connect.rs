@@ -33,6 +33,7 @@ const PORT_NAME: &str = "grpc";
 /// What every connection to an agent of this cluster needs; made once.
 pub struct Gate {
     client: Client,
+    server: String,
     namespace: String,
     tls: Arc<ClientConfig>,
     bearer: Bearer,
@@ -48,15 +49,16 @@ impl std::fmt::Debug for Gate {
 impl Gate {
     /// Reads the certificate authority and mints the token.
     pub async fn open(cluster: &Cluster, global: &Global) -> Result<Self, Error> {
-        let (client, namespace) = (cluster.client.clone(), global.skep_namespace.clone());
+        let (client, server) = (cluster.client.clone(), cluster.server.clone());
+        let namespace = global.skep_namespace.clone();
         let timeout = cluster.timeout;
         // Both at once; of two failures the first is told, always the same.
         let (tls, bearer) = tokio::join!(
-            within(timeout, "reading the CA bundle", authority(&client, &namespace)),
-            within(timeout, "minting a token", token(&client, &namespace, &global.service_account)),
+            within(timeout, "reading the CA bundle", authority(cluster, &namespace)),
+            within(timeout, "minting a token", token(cluster, &namespace, &global.service_account)),
         );
         let (tls, bearer) = (tls?, bearer?);
-        Ok(Gate { client, namespace, tls: Arc::new(tls), bearer, timeout })
+        Ok(Gate { client, server, namespace, tls: Arc::new(tls), bearer, timeout })
     }
 
     /// Connects to the agent of a node.
@@ -67,7 +69,7 @@ impl Gate {
     async fn reach(&self, node: &str) -> Result<Agent, Error> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
         let (pod, port) = self.pod(&pods, node).await?;
-        let refused = Error::connecting("forwarding a port to the agent's pod", &self.namespace);
+        let refused = Error::connecting("forwarding a port to the agent's pod", &self.server, &self.namespace);
         let mut forward = pods.portforward(&pod, &[port]).await.map_err(refused)?;
         let broken =
             |problem: &dyn std::fmt::Display| Error::Connection { node: node.to_owned(), problem: problem.to_string() };
@@ -94,7 +96,8 @@ impl Gate {
         let params = ListParams::default()
             .labels("app.kubernetes.io/name=skep,app.kubernetes.io/component=agent")
             .fields(&format!("spec.nodeName={node}"));
-        let found = pods.list(&params).await.map_err(Error::connecting("finding the agent's pod", &self.namespace))?;
+        let refused = Error::connecting("finding the agent's pod", &self.server, &self.namespace);
+        let found = pods.list(&params).await.map_err(refused)?;
         choose(&found.items).map_err(|hint| Error::NoAgent {
             node: node.to_owned(),
             namespace: self.namespace.clone(),
@@ -133,12 +136,12 @@ fn explained(error: &io::Error) -> String {
     }
 }
 
-async fn authority(client: &Client, namespace: &str) -> Result<ClientConfig, Error> {
-    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+async fn authority(cluster: &Cluster, namespace: &str) -> Result<ClientConfig, Error> {
+    let api: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), namespace);
     let bad = |problem: String| Error::CaBundle { namespace: namespace.to_owned(), problem };
     let map = match api.get(CA_CONFIGMAP).await {
         Err(kube::Error::Api(status)) if status.code == 404 => return Err(bad("it does not exist".to_owned())),
-        other => other.map_err(Error::connecting("reading the CA bundle", namespace))?,
+        other => other.map_err(Error::connecting("reading the CA bundle", &cluster.server, namespace))?,
     };
     let pem = map.data.and_then(|mut data| data.remove(CA_KEY)).ok_or_else(|| bad(format!("it has no {CA_KEY}")))?;
     tls(&pem).map_err(bad)
@@ -159,8 +162,8 @@ fn tls(pem: &str) -> Result<ClientConfig, String> {
     Ok(config)
 }
 
-async fn token(client: &Client, namespace: &str, account: &str) -> Result<Bearer, Error> {
-    let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+async fn token(cluster: &Cluster, namespace: &str, account: &str) -> Result<Bearer, Error> {
+    let api: Api<ServiceAccount> = Api::namespaced(cluster.client.clone(), namespace);
     let request = TokenRequest {
         spec: TokenRequestSpec {
             audiences: vec![AGENT_AUDIENCE.to_owned()],
@@ -173,7 +176,7 @@ async fn token(client: &Client, namespace: &str, account: &str) -> Result<Bearer
         Err(kube::Error::Api(status)) if status.code == 404 => {
             return Err(Error::NoServiceAccount { name: account.to_owned(), namespace: namespace.to_owned() });
         }
-        other => other.map_err(Error::connecting("minting a token", namespace))?,
+        other => other.map_err(Error::connecting("minting a token", &cluster.server, namespace))?,
     };
     Bearer::token(&minted.status.map(|s| s.token).unwrap_or_default())
 }

@@ -10,15 +10,23 @@ pub enum Error {
     #[error("{what}: {source}")]
     Kubernetes { what: &'static str, source: Box<kube::Error> },
     #[error(
+        "{what}: the API server at {server} does not answer: {problem}\nCheck that the cluster runs, and that its address is right and can be reached from here: kubectl config view --minify; kubectl version"
+    )]
+    NoAnswer { what: &'static str, server: String, problem: String },
+    #[error(
         "{what}: the API server refuses: {message}\nAsk an administrator for that right; `kubectl auth can-i --list` shows those that you have"
     )]
     Forbidden { what: &'static str, message: String },
+    #[error(
+        "{what}: the API server refuses: {message}\nThe ClusterRole skep-view allows it; an administrator can bind it to you:\n  kubectl create clusterrolebinding skep-view-you --clusterrole=skep-view --user=YOU"
+    )]
+    MayNotView { what: &'static str, message: String },
     #[error(
         "{what}: the API server refuses: {message}\nThe Role skep-connect in namespace {namespace} allows it; an administrator can bind it to you:\n  kubectl create rolebinding skep-connect-you -n {namespace} --role=skep-connect --user=YOU"
     )]
     MayNotConnect { what: &'static str, message: String, namespace: String },
     #[error(
-        "finding the nodes: the API server refuses: {0}\nName one by --node, or ask for the right to list ebpfnodes (skep.dev)"
+        "finding the nodes: the API server refuses: {0}\nName one by --node, or let an administrator bind the ClusterRole skep-view to you:\n  kubectl create clusterrolebinding skep-view-you --clusterrole=skep-view --user=YOU"
     )]
     NodesHidden(String),
     #[error("the cluster has no EbpfProgram resource: Skep is not installed in it (helm install skep)")]
@@ -92,8 +100,9 @@ impl Error {
         }
     }
 
-    /// What a failed request to the API server means.
-    pub fn kubernetes(what: &'static str) -> impl FnOnce(kube::Error) -> Error {
+    /// What a failed request to the API server at `server` means.
+    pub fn kubernetes(what: &'static str, server: &str) -> impl FnOnce(kube::Error) -> Error {
+        let server = server.to_owned();
         move |error| match error {
             kube::Error::Api(status) if status.code == 403 => Error::Forbidden { what, message: status.message },
             kube::Error::Api(status)
@@ -101,20 +110,45 @@ impl Error {
             {
                 Error::NotInstalled
             }
-            other => Error::Kubernetes { what, source: Box::new(other) },
+            other => unanswered(what, server, other),
+        }
+    }
+
+    /// The same of EbpfPrograms and EbpfNodes, which one ClusterRole lets people see.
+    pub fn viewing(what: &'static str, server: &str) -> impl FnOnce(kube::Error) -> Error {
+        let meant = Error::kubernetes(what, server);
+        move |error| match meant(error) {
+            Error::Forbidden { what, message } => Error::MayNotView { what, message },
+            other => other,
         }
     }
 
     /// The same on the way to an agent, whose rights are in one Role.
-    pub fn connecting(what: &'static str, namespace: &str) -> impl FnOnce(kube::Error) -> Error {
-        let namespace = namespace.to_owned();
+    pub fn connecting(what: &'static str, server: &str, namespace: &str) -> impl FnOnce(kube::Error) -> Error {
+        let (server, namespace) = (server.to_owned(), namespace.to_owned());
         move |error| match error {
             kube::Error::Api(status) if status.code == 403 => {
                 Error::MayNotConnect { what, message: status.message, namespace }
             }
-            other => Error::Kubernetes { what, source: Box::new(other) },
+            other => unanswered(what, server, other),
         }
     }
+}
+
+/// Of a connection that failed, the layers above say only that it did: the causes are told.
+fn unanswered(what: &'static str, server: String, error: kube::Error) -> Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = match &error {
+        kube::Error::Service(cause) => Some(cause.as_ref()),
+        kube::Error::HyperError(cause) => Some(cause),
+        _ => return Error::Kubernetes { what, source: Box::new(error) },
+    };
+    let mut causes: Vec<String> = Vec::new();
+    while let Some(error) = cause {
+        causes.push(error.to_string());
+        cause = error.source();
+    }
+    causes.dedup();
+    Error::NoAnswer { what, server, problem: causes.join(": ") }
 }
 
 impl From<tonic::Status> for Error {

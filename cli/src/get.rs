@@ -64,7 +64,7 @@ async fn from_cluster(global: &Global, get: &Get) -> Result<Vec<Program>, Error>
 pub async fn states(cluster: &Cluster, programs: &mut [Program]) -> Result<(), Error> {
     match cluster.nodes().await {
         Ok(nodes) => put_states(programs, &nodes),
-        Err(e @ Error::Forbidden { .. }) => note(format_args!("nodes are not shown: {e}")),
+        Err(e @ Error::MayNotView { .. }) => note(format_args!("nodes are not shown: {e}")),
         Err(e) => return Err(e),
     }
     Ok(())

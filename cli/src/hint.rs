@@ -2,9 +2,12 @@
 
 use skep_crds::Reason;
 
-/// One sentence.
-pub fn hint(reason: Reason) -> &'static str {
+/// One sentence; `said` are the messages that give the reason.
+pub fn hint(reason: Reason, said: &[&str]) -> &'static str {
     match reason {
+        Reason::HookBusy if said.iter().any(|message| message.contains("held by EbpfProgram ")) => {
+            "Change or delete the EbpfProgram that the message names, or let the two select different targets: one program fits on this hook."
+        }
         Reason::Ready => "Nothing: it runs everywhere it should.",
         Reason::Progressing => {
             "Wait; if it lasts longer than a few minutes, look at the nodes that are Updating below."
@@ -85,10 +88,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_holds_the_hook_decides_what_to_do() {
+        let ours = hint(Reason::HookBusy, &["xdp on interface eth0 is held by EbpfProgram net/other"]);
+        assert!(ours.contains("delete the EbpfProgram") && !ours.contains("bpftool"), "{ours}");
+        assert!(hint(Reason::HookBusy, &["xdp on interface eth0 is held by program 7"]).contains("bpftool"));
+    }
+
+    #[test]
     fn every_reason_has_one_sentence_of_its_own() {
         let mut seen = std::collections::BTreeSet::new();
         for reason in Reason::ALL {
-            let text = hint(*reason);
+            let text = hint(*reason, &[]);
             assert!(text.ends_with('.') && text.len() > 20 && !text.contains('\n'), "{reason}: {text}");
             assert!(seen.insert(text), "{reason} has the sentence of another");
         }

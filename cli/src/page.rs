@@ -68,9 +68,10 @@ fn what_to_do(program: &Program, skep_namespace: &str) -> String {
         ));
     }
     for reason in reasons(program) {
+        let hint = hint(reason, &said(program, reason));
         match reason {
-            Reason::Ready => text.push_str(&format!("  {}\n", hint(reason))),
-            _ => text.push_str(&format!("  {reason}: {}\n", hint(reason))),
+            Reason::Ready => text.push_str(&format!("  {hint}\n")),
+            _ => text.push_str(&format!("  {reason}: {hint}\n")),
         }
     }
     text
@@ -96,6 +97,16 @@ fn waits_for(program: &Program, deletion: &Deletion, skep_namespace: &str) -> St
         text.push('\n');
     }
     text
+}
+
+/// Every message that gives a reason.
+fn said(program: &Program, reason: Reason) -> Vec<&str> {
+    let conditions = program.conditions.iter().filter(|c| c.reason == reason).map(|c| c.message.as_str());
+    let failures = program.failures.iter().filter(|f| f.reason == reason).map(|f| f.message.as_str());
+    let nodes = program.nodes.iter().filter(|n| n.reason == reason.as_str()).map(|n| n.message.as_str());
+    let targets = program.nodes.iter().flat_map(|n| &n.hooks).flat_map(|h| &h.failures);
+    let targets = targets.filter(|f| f.reason == reason.as_str()).map(|f| f.message.as_str());
+    conditions.chain(failures).chain(nodes).chain(targets).collect()
 }
 
 /// Each reason that is given anywhere once, the program's own first; `Ready` only where there is no other.

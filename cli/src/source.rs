@@ -86,7 +86,7 @@ where
 /// Nodes are not of a namespace: who may see one namespace may not see them.
 async fn nodes(cluster: &Cluster) -> Result<Vec<EbpfNode>, Error> {
     cluster.nodes().await.map_err(|e| match e {
-        Error::Forbidden { message, .. } => Error::NodesHidden(message),
+        Error::MayNotView { message, .. } => Error::NodesHidden(message),
         other => other,
     })
 }

@@ -115,8 +115,13 @@ async fn each_refusal_says_what_to_do() {
     cluster.api.put("GET", NODES, 403, forbidden("ebpfnodes"));
     let (code, text) = cluster.fails(&["maps", "dump", "flows", "counts"]);
     assert_eq!((code, text.contains("Name one by --node")), (1, true), "{text}");
+    assert!(text.contains("kubectl create clusterrolebinding skep-view-you --clusterrole=skep-view"), "{text}");
     let output = cluster.skep(&["get", "flows"]);
     assert!(output.status.success() && String::from_utf8_lossy(&output.stderr).contains("nodes are not shown"));
+
+    cluster.api.put("GET", PROGRAMS, 403, forbidden("ebpfprograms"));
+    let (code, text) = cluster.fails(&["get"]);
+    assert_eq!((code, text.contains("--clusterrole=skep-view")), (1, true), "{text}");
 
     cluster.api.put(
         "GET",
@@ -127,6 +132,19 @@ async fn each_refusal_says_what_to_do() {
     );
     let (code, text) = cluster.fails(&["get"]);
     assert_eq!((code, text.contains("Skep is not installed")), (1, true), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_does_not_answer_is_named() {
+    let cluster = start().await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    cluster.configure(closed);
+    for args in [&["get"][..], &["maps", "dump", "ebpf/flows", "counts", "--node", "node-1"]] {
+        let (code, text) = cluster.fails(args);
+        assert_eq!(code, 1);
+        assert!(text.contains(&format!("the API server at http://127.0.0.1:{closed}/ does not answer: ")), "{text}");
+        assert!(text.contains("Connection refused") && text.contains("kubectl config view"), "{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -41,14 +41,19 @@ impl Cluster {
                          "spec": {"containers": [{"name": "agent", "ports": ports}]}});
         api.put("GET", &format!("{system}/pods"), 200, list("v1", "PodList", vec![pod]));
         let cluster = Cluster { dir: tempfile::tempdir().unwrap(), api, agent };
+        cluster.configure(cluster.api.port);
+        cluster
+    }
+
+    /// The user's kubeconfig names the API server at that port.
+    pub fn configure(&self, port: u16) {
         let config = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {"server": format!("http://127.0.0.1:{}", cluster.api.port)}}],
+            "clusters": [{"name": "test", "cluster": {"server": format!("http://127.0.0.1:{port}")}}],
             "users": [{"name": "me", "user": {"token": USER_TOKEN}}],
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "me", "namespace": "net"}}],
         });
-        std::fs::write(cluster.kubeconfig(), config.to_string()).unwrap();
-        cluster
+        std::fs::write(self.kubeconfig(), config.to_string()).unwrap();
     }
 
     fn kubeconfig(&self) -> PathBuf {
