@@ -86,22 +86,12 @@ pub enum Action {
 
 /// Plans for a program that is wanted.
 pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
-    let mut actions: Vec<Action> = observed.staged.iter().map(|s| Action::Discard { staged: s.clone() }).collect();
     let superseded = is_superseded(wanted, observed);
-    if superseded {
-        actions.push(Action::RemoveLoad { load: wanted.load.clone() });
-    }
     let present = observed.loads.get(&wanted.load).filter(|_| !superseded);
     let missing = present.is_none_or(|load| {
         let programs = wanted.variants.iter().all(|v| load.programs.contains_key(&v.pin()));
         !programs || !wanted.maps.iter().all(|map| load.maps.contains_key(map))
     });
-    if missing {
-        // The new load gets the kept maps: what was cut short there ends first.
-        actions.extend(present.is_none().then(|| unfinished(wanted, observed)).flatten());
-        actions.push(Action::Load { load: wanted.load.clone() });
-    }
-
     let (mut attach, mut dead, mut replace, mut settled) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (name, link) in &wanted.links {
         let program = ProgramAt { load: wanted.load.clone(), pin: link.pin.clone() };
@@ -126,7 +116,17 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
             None => attach.push(Action::Attach { link: name.clone(), hook: link.hook.clone(), program }),
         }
     }
-    actions.extend(moved_already(&settled, &replace, observed));
+    // First of all what an earlier run moved: whatever is refused, it is taken back with the others.
+    let mut actions = moved_already(&settled, &replace, observed);
+    actions.extend(observed.staged.iter().map(|staged| Action::Discard { staged: staged.clone() }));
+    if superseded {
+        actions.push(Action::RemoveLoad { load: wanted.load.clone() });
+    }
+    if missing {
+        // The new load gets the kept maps: what was cut short there ends first.
+        actions.extend(present.is_none().then(|| unfinished(wanted, observed)).flatten());
+        actions.push(Action::Load { load: wanted.load.clone() });
+    }
     actions.extend(replace);
     let spared = |seen: &ObservedLink| wanted.spare && seen.alive;
     let unwanted: Vec<Action> = observed
