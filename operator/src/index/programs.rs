@@ -145,7 +145,7 @@ impl Index {
         // While it cannot be decoded, what runs stays as it is.
         let Ok(object) = &entry.guard else {
             if entry.deleting.is_some() {
-                let nodes = std::mem::take(&mut entry.nodes);
+                let nodes = entry.nodes.clone();
                 nodes.iter().for_each(|node| self.place(uid, node, false));
             }
             return;
