@@ -23,7 +23,12 @@ pub fn up() -> Result<()> {
         .collect::<Result<_>>()?;
     let [etcd, containerd, registry, ..] = programs.as_slice() else { bail!("no programs") };
     step("keys and configuration", |_| prepare())?;
-    let mut state = State { since: jiff::Timestamp::now(), before: host::Before::observe(), processes: Vec::new(), complete: false };
+    let mut state = State {
+        since: jiff::Timestamp::now(),
+        before: host::Before::observe(),
+        processes: Vec::new(),
+        complete: false,
+    };
     state.save()?;
     let result = start(&mut state, &cluster, etcd, containerd, registry);
     if let Err(error) = result {

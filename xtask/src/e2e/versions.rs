@@ -96,7 +96,7 @@ fn with_unknown_kind(c: &Cluster) -> Result<()> {
     until("the new hook is accepted", Duration::from_secs(10), || {
         c.place.apply(&manifest(c, "timeTravel: {year: 2038}")).map(|()| true)
     })?;
-    super::bad_input::expect(c, "from-the-future", "ObjectUnreadable", "timeTravel")?;
+    super::bad_input::expect(c, "from-the-future", "ObjectUnreadable", "cannot be decoded")?;
     // Everybody else goes on, under an operator that starts with such an object in its list as well.
     super::restart::kill("skep-operator")?;
     c.place.apply(&c.place.example("exec-events")?.replace("name: exec-events", "name: of-today"))?;

@@ -13,7 +13,7 @@ use crate::{bpf, cluster, image, repo, step};
 const REJECTED: &str = r#"#include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-char license[] SEC("license") = "GPL";
+char LICENSE[] SEC("license") = "GPL";
 
 SEC("tracepoint/sched/sched_process_exec")
 int trace(void *ctx)
@@ -25,7 +25,7 @@ int trace(void *ctx)
 const KPROBE: &str = r#"#include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 
-char license[] SEC("license") = "GPL";
+char LICENSE[] SEC("license") = "GPL";
 
 SEC("kprobe")
 int probe(void *ctx)
