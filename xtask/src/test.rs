@@ -42,7 +42,7 @@ impl Test {
         let mut sum = Count::default();
         for level in LEVELS.into_iter().filter(|level| self.only.is_none_or(|only| only == *level)) {
             let start = Instant::now();
-            let count = match self.left_out(level).map_or_else(|| level.obstacle(), |why| Ok(Some(why)))? {
+            let count = match level.obstacle()? {
                 Some(reason) => {
                     println!("{}: SKIPPED: {reason}", level.name());
                     Count { skipped: 1, ..Count::default() }
@@ -58,14 +58,6 @@ impl Test {
         // Alone on the last line: machines read it.
         println!("{sum}");
         if sum.failed > 0 { bail!("{} tests failed", sum.failed) } else { Ok(()) }
-    }
-}
-
-impl Test {
-    /// Why a level does not run by default.
-    fn left_out(&self, level: Level) -> Option<String> {
-        let young = level == Level::Cluster && self.only.is_none();
-        young.then(|| "takes minutes and is not yet steady: run it by `cargo xtask test --only cluster`".to_owned())
     }
 }
 
