@@ -31,11 +31,17 @@ pub fn run(kernel: &Kernel, filter: Option<&str>) -> Result<String> {
     build_objects(&objects)?;
     let image = work.join("initramfs.cpio.gz");
     step::step(&format!("initramfs for {}", kernel.series), |_| {
-        initramfs::write(&image, &files, &tests, &objects, filter)
+        initramfs::write(&image, &files, &tests, &objects, &arguments(kernel, filter))
     })?;
     let log = work.join("console.log");
     step::step(&format!("kernel tests on {}", files.release), |_| boot(&files.vmlinuz, &image, &log))?;
     std::fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))
+}
+
+/// What the test binary is told.
+fn arguments(kernel: &Kernel, filter: Option<&str>) -> String {
+    let skip = kernel.left_out.iter().map(|(test, _)| format!("--skip {test}"));
+    filter.map(str::to_owned).into_iter().chain(skip).collect::<Vec<_>>().join(" ")
 }
 
 /// The kernel crate's tests as one static binary.

@@ -13,6 +13,6 @@ mount -t bpf bpf /sys/fs/bpf
 mount -t cgroup2 cgroup /sys/fs/cgroup
 mount -t tracefs tracefs /sys/kernel/tracing
 echo "kernel $(uname -r)"
-RUST_BACKTRACE=0 /tests --test-threads=1 $(cat /filter)
+RUST_BACKTRACE=0 /tests --test-threads=1 $(cat /arguments)
 echo "tests ended with $?"
 poweroff -f

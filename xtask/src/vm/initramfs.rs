@@ -13,7 +13,7 @@ use crate::{repo, step};
 /// Links and queueing that tests use, and that Debian builds as modules.
 const MODULES: [&str; 4] = ["veth", "cls_bpf", "act_bpf", "sch_ingress"];
 
-pub fn write(image: &Path, files: &Files, tests: &Path, objects: &Path, filter: Option<&str>) -> Result<()> {
+pub fn write(image: &Path, files: &Files, tests: &Path, objects: &Path, arguments: &str) -> Result<()> {
     let root = tempfile::tempdir()?;
     let at = |path: &str| root.path().join(path);
     for dir in ["bin", "sbin", "proc", "sys", "dev", "tmp", "run", "root", "etc", "modules", "var"] {
@@ -30,7 +30,7 @@ pub fn write(image: &Path, files: &Files, tests: &Path, objects: &Path, filter: 
         let object = entry?.path();
         std::fs::copy(&object, at("objects").join(name(&object)))?;
     }
-    std::fs::write(at("filter"), filter.unwrap_or_default())?;
+    std::fs::write(at("arguments"), arguments)?;
     modules(files, &at("modules"))?;
     std::fs::write(at("init"), include_str!("init.sh"))?;
     std::fs::set_permissions(at("init"), std::fs::Permissions::from_mode(0o755))?;
