@@ -267,7 +267,7 @@ fn uprobe(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> 
         ProbeError::Open(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => {
             KernelError::TargetNotFound {
                 target: name.clone(),
-                why: format!("{shown} cannot be probed at offset {offset:#x}: {e}"),
+                why: format!("the file cannot be probed at offset {offset:#x}: {e}"),
             }
         }
         ProbeError::Open(e) => KernelError::Io { what: format!("{} on {name}", hook.kind), source: e },

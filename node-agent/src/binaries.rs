@@ -1,15 +1,20 @@
 //! Probe points in binaries: files below a root, symbols to file offsets.
 //!
-//! A container's file system is read below /proc/PID/root, where absolute symbolic links would lead out into the node's:
-//! they are followed by hand, with the root as their `/`.
+//! A container's file system is read below /proc/PID/root, and whoever is in the container may change it at any time: the
+//! kernel resolves paths with that directory as their `/` (openat2(2), Linux 5.6), and what it found is held open, so that
+//! what was looked into is what is probed.
 
-use std::fs;
-use std::path::{Component, Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
 
 use object::read::ReadCache;
 use object::{Object, ObjectSegment, ObjectSymbol};
 
-use crate::targets::{Binaries, Located};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::io::Errno;
+
+use crate::targets::{Binaries, NotOpened, Opened};
 
 /// Where libraries are looked for, by file name.
 const LIBRARY_DIRS: [&str; 8] = [
@@ -23,84 +28,82 @@ const LIBRARY_DIRS: [&str; 8] = [
     "/usr/lib",
 ];
 
-/// As many links as the kernel follows (MAXSYMLINKS).
-const MAX_LINKS: u32 = 40;
+/// How often the kernel is asked again when something was renamed while it looked.
+const TRIES: u32 = 16;
 
 /// This host's files.
 #[derive(Clone, Copy, Debug)]
 pub struct HostBinaries;
 
 impl Binaries for HostBinaries {
-    fn locate(&self, root: &Path, binary: &str) -> Result<Located, String> {
-        let candidates: Vec<PathBuf> = if binary.starts_with('/') {
-            vec![PathBuf::from(binary)]
-        } else {
-            LIBRARY_DIRS.iter().map(|dir| Path::new(dir).join(binary)).collect()
-        };
-        let found = candidates.iter().find_map(|path| resolve(root, path).filter(|p| p.is_file()));
-        let path = found.ok_or_else(|| {
-            if binary.starts_with('/') {
-                format!("no file {binary}")
-            } else {
-                format!("no library {binary} in {}", LIBRARY_DIRS.join(", "))
+    fn open(&self, root: &Path, binary: &str) -> Result<Opened, NotOpened> {
+        let root = File::open(root).map_err(|_| NotOpened::NoRoot)?;
+        if binary.starts_with('/') {
+            return regular(&root, Path::new(binary)).map_err(|e| NotOpened::NoFile(absent(binary, e)));
+        }
+        for dir in LIBRARY_DIRS {
+            match regular(&root, &Path::new(dir).join(binary)) {
+                Err(Errno::NOENT | Errno::NOTDIR) => {}
+                found => return found.map_err(|e| NotOpened::NoFile(absent(binary, e))),
             }
-        })?;
-        let identity = skep_kernel::attach::file_identity(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-        Ok(Located { path, identity })
+        }
+        Err(NotOpened::NoFile(format!("no library {binary} in {}", LIBRARY_DIRS.join(", "))))
     }
 
-    fn symbol(&self, path: &Path, symbol: &str) -> Result<u64, String> {
-        let file = fs::File::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    fn symbol(&self, binary: &Opened, symbol: &str) -> Result<u64, String> {
+        let file = File::open(binary.path()).map_err(|e| e.to_string())?;
         let cache = ReadCache::new(file);
-        let elf = object::File::parse(&cache).map_err(|e| format!("{} is not an ELF binary: {e}", path.display()))?;
+        let elf = object::File::parse(&cache).map_err(|e| format!("it is not an ELF binary ({e})"))?;
         let mut symbols = elf.dynamic_symbols().chain(elf.symbols());
         let found = symbols.find(|s| s.is_definition() && s.name() == Ok(symbol));
-        let address = found.ok_or_else(|| format!("no symbol {symbol} in {}", path.display()))?.address();
+        let address = found.ok_or_else(|| format!("no symbol {symbol}"))?.address();
         let segment = elf.segments().find(|s| (s.address()..s.address() + s.size()).contains(&address));
         let segment = segment.ok_or_else(|| format!("symbol {symbol} lies outside of every segment"))?;
         Ok(address - segment.address() + segment.file_range().0)
     }
 }
 
-/// Follows symbolic links below `root`, never out of it; `None` when something is missing or goes round.
-fn resolve(root: &Path, path: &Path) -> Option<PathBuf> {
-    let mut links = 0;
-    let mut pending: Vec<PathBuf> = vec![path.to_owned()];
-    let mut inside = PathBuf::new();
-    while let Some(next) = pending.pop() {
-        let mut components = next.components();
-        while let Some(component) = components.next() {
-            match component {
-                Component::RootDir | Component::Prefix(_) => inside.clear(),
-                Component::CurDir => {}
-                Component::ParentDir => drop(inside.pop()),
-                Component::Normal(name) => {
-                    let candidate = root.join(&inside).join(name);
-                    match fs::read_link(&candidate) {
-                        Ok(target) => {
-                            links += 1;
-                            if links > MAX_LINKS {
-                                return None;
-                            }
-                            pending.push(components.as_path().to_owned());
-                            pending.push(target);
-                            break;
-                        }
-                        // Not a link, or not there: the last step tells.
-                        Err(_) => inside.push(name),
-                    }
-                }
-            }
+/// A regular file below a root, where links and `..` end; nothing of it is read, and no device is opened.
+fn regular(root: &File, path: &Path) -> Result<Opened, Errno> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let mut tries = 0;
+    let file = loop {
+        match openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) if tries < TRIES => tries += 1,
+            opened => break opened?,
         }
+    };
+    if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
+        return Err(Errno::ISDIR);
     }
-    let full = root.join(inside);
-    full.exists().then_some(full)
+    let mut opened = Opened { file: Arc::new(file), identity: String::new() };
+    let identity = skep_kernel::attach::file_identity(&opened.path());
+    opened.identity = identity.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+    Ok(opened)
+}
+
+fn absent(binary: &str, error: Errno) -> String {
+    match error {
+        Errno::NOENT | Errno::NOTDIR => format!("no file {binary}"),
+        Errno::ISDIR => format!("{binary} is no regular file"),
+        Errno::LOOP => format!("{binary} leads round, or through a link of /proc"),
+        other => format!("{binary} cannot be opened ({other})"),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::unix::fs::symlink;
+
+    fn opened(root: &Path, path: &str) -> Result<String, NotOpened> {
+        HostBinaries.open(root, path).map(|opened| opened.identity)
+    }
+
+    fn no_file(text: &str) -> Result<String, NotOpened> {
+        Err(NotOpened::NoFile(text.into()))
+    }
 
     #[test]
     fn links_stay_below_the_root() {
@@ -112,19 +115,31 @@ mod tests {
         symlink("libc-2.so", root.join("usr/lib/libc.so.6")).unwrap();
         symlink("../../../../usr/lib/libc-2.so", root.join("usr/lib/up")).unwrap();
         symlink("/loop", root.join("loop")).unwrap();
-        let expected = Some(root.join("usr/lib/libc-2.so"));
-        for path in ["/usr/lib/libc-2.so", "/lib/libc.so.6", "/usr/lib/up", "/lib/../lib/./libc.so.6"] {
-            assert_eq!(resolve(root, Path::new(path)), expected, "{path}");
+        symlink("/etc/passwd", root.join("out")).unwrap();
+        let expected = skep_kernel::attach::file_identity(&root.join("usr/lib/libc-2.so")).unwrap();
+        for path in ["/usr/lib/libc-2.so", "/lib/libc.so.6", "/usr/lib/up", "/lib/../lib/./libc.so.6", "libc.so.6"] {
+            assert_eq!(opened(root, path), Ok(expected.clone()), "{path}");
         }
-        assert_eq!(resolve(root, Path::new("/loop")), None);
-        assert_eq!(resolve(root, Path::new("/nope")), None);
+        assert_eq!(opened(root, "/loop"), no_file("/loop leads round, or through a link of /proc"));
+        assert_eq!(opened(root, "/nope"), no_file("no file /nope"));
+        assert_eq!(opened(root, "/out"), no_file("no file /out"));
+        assert_eq!(opened(root, "/usr/lib"), no_file("/usr/lib is no regular file"));
+        assert_eq!(opened(&root.join("gone"), "/lib"), Err(NotOpened::NoRoot));
+    }
+
+    /// Where they lead depends on who asks: out of the container that was selected.
+    #[test]
+    fn links_of_proc_are_not_followed() {
+        for path in ["/proc/self/exe", "/proc/self/root/bin/sh"] {
+            let expected = no_file(&format!("{path} leads round, or through a link of /proc"));
+            assert_eq!(opened(Path::new("/"), path), expected, "{path}");
+        }
     }
 
     #[test]
     fn malloc_is_found_in_libc() {
-        let libc = HostBinaries.locate(Path::new("/"), "libc.so.6").unwrap();
-        assert!(HostBinaries.symbol(&libc.path, "malloc").unwrap() > 0);
-        let error = HostBinaries.symbol(&libc.path, "no_such_symbol").unwrap_err();
-        assert!(error.starts_with("no symbol no_such_symbol in /"), "{error}");
+        let libc = HostBinaries.open(Path::new("/"), "libc.so.6").unwrap();
+        assert!(HostBinaries.symbol(&libc, "malloc").unwrap() > 0);
+        assert_eq!(HostBinaries.symbol(&libc, "no_such_symbol"), Err("no symbol no_such_symbol".into()));
     }
 }

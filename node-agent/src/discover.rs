@@ -23,10 +23,30 @@ pub fn host_netns() -> PathBuf {
     }
 }
 
-/// The node's file system, seen from a container of it; where process 1 may not be looked into, the agent's own.
-pub fn host_root() -> PathBuf {
+/// The node's file system: that of process 1. Where process 1 may not be looked into (a sandbox around the node), the
+/// agent's own, unless that is the image of its container.
+fn host_root() -> Option<PathBuf> {
     let init = Path::new("/proc/1/root");
-    if fs::read_dir(init).is_ok() { init.to_owned() } else { PathBuf::from("/") }
+    let readable = fs::read_dir(init).is_ok();
+    // Without hostPID, process 1 is the pod's own.
+    let own =
+        fs::read_link("/proc/1/ns/mnt").is_ok_and(|m| fs::read_link("/proc/self/ns/mnt").is_ok_and(|own| m == own));
+    root_of(readable, own, in_pod()).map(PathBuf::from)
+}
+
+fn root_of(init_readable: bool, init_is_in_our_container: bool, in_pod: bool) -> Option<&'static str> {
+    match (init_readable, in_pod) {
+        (true, true) if init_is_in_our_container => None,
+        (true, _) => Some("/proc/1/root"),
+        (false, true) => None,
+        (false, false) => Some("/"),
+    }
+}
+
+/// The kubelet tells every container where the API server is.
+fn in_pod() -> bool {
+    std::env::var_os("KUBERNETES_SERVICE_HOST").is_some()
+        || Path::new("/var/run/secrets/kubernetes.io/serviceaccount").exists()
 }
 
 /// How deep cgroups are searched for containers: kubepods, QoS class, pod, container, with room for nested managers.
@@ -50,6 +70,7 @@ pub fn view(host: &Path, pods: Option<&BTreeMap<String, PodRecord>>) -> NodeView
     let by_name = cgroup_root.as_deref().filter(|_| pods.is_some_and(|p| !p.is_empty())).map(index).unwrap_or_default();
     NodeView {
         host: netns(host),
+        root: host_root(),
         cgroup_root,
         pods_known: pods.is_some(),
         pods: pods.into_iter().flat_map(BTreeMap::values).map(|p| pod(p, &by_name)).collect(),
@@ -144,6 +165,15 @@ fn container_id(name: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_agents_own_image_is_never_taken_for_the_node() {
+        assert_eq!(root_of(true, false, true), Some("/proc/1/root"));
+        assert_eq!(root_of(true, true, true), None, "a pod without hostPID");
+        assert_eq!(root_of(false, false, true), None);
+        assert_eq!(root_of(true, true, false), Some("/proc/1/root"), "a service of the host");
+        assert_eq!(root_of(false, false, false), Some("/"), "a sandbox around the host");
+    }
 
     #[test]
     fn container_ids_are_found_in_every_drivers_names() {

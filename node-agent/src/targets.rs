@@ -1,7 +1,10 @@
 //! From `attach` entries to hooks: selectors applied to a view of the node. Pure, but for the symbol tables that a
 //! [`Binaries`] looks into.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use skep_crds::attach::Attach;
 use skep_crds::cgroup::{Cgroups, SockAddrHook};
@@ -17,10 +20,12 @@ use wildmatch::WildMatch;
 use crate::view::{Cgroup, Netns, NodeView, PodView};
 
 /// A function on a hook.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct HookOf {
     pub function: String,
     pub hook: Hook,
+    /// Keeps the path of a binary's target valid.
+    pub file: Option<Arc<OwnedFd>>,
     /// Index of the attach entry among all of the spec, for reports.
     pub entry: usize,
 }
@@ -36,7 +41,7 @@ pub struct Missing {
 }
 
 /// What a spec selects on a node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Targets {
     pub hooks: Vec<HookOf>,
     pub missing: Vec<Missing>,
@@ -48,17 +53,34 @@ pub struct Targets {
 
 /// Finds probe points in binaries.
 pub trait Binaries {
-    /// Where a binary is below a root directory (`/` or `/proc/PID/root`), with its identity.
-    fn locate(&self, root: &Path, binary: &str) -> Result<Located, String>;
+    /// Opens a binary below a root directory (`/` or `/proc/PID/root`).
+    fn open(&self, root: &Path, binary: &str) -> Result<Opened, NotOpened>;
     /// The file offset of a symbol.
-    fn symbol(&self, file: &Path, symbol: &str) -> Result<u64, String>;
+    fn symbol(&self, binary: &Opened, symbol: &str) -> Result<u64, String>;
 }
 
-/// A binary that was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Located {
-    pub path: std::path::PathBuf,
+/// A binary that was found. It is held open until it is probed: a path could lead elsewhere by then.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    pub file: Arc<OwnedFd>,
+    /// What the file is, whatever its path.
     pub identity: String,
+}
+
+impl Opened {
+    /// A path to the file, as long as it is held.
+    pub fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+}
+
+/// Why a binary was not opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotOpened {
+    /// The root directory is not there: its container ended.
+    NoRoot,
+    /// In words that name the binary.
+    NoFile(String),
 }
 
 /// Applies a spec's selectors. Duplicate targets (two names of one interface, two containers of one image) are merged.
@@ -71,7 +93,7 @@ pub fn targets(spec: &EbpfProgramSpec, namespace: &str, view: &NodeView, binarie
             at.apply(attach, binaries);
         }
     }
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     found.hooks.retain(|h| seen.insert(h.hook.link_name(&h.function)));
     found
 }
@@ -147,7 +169,8 @@ impl Entry<'_> {
 
     fn hook(&mut self, kind: Kind, attach_type: u32, options: Options, gate: Option<String>, target: Target) {
         let hook = Hook { kind, attach_type, target, options, gate };
-        self.found.hooks.push(HookOf { function: self.function.to_owned(), hook, entry: self.entry });
+        let (function, entry) = (self.function.to_owned(), self.entry);
+        self.found.hooks.push(HookOf { function, hook, file: None, entry });
     }
 
     fn missing(&mut self, target: impl Into<String>, message: impl Into<String>) {
@@ -266,45 +289,95 @@ impl Entry<'_> {
     }
 
     fn binary(&mut self, kind: Kind, probe: &Uprobe, binaries: &dyn Binaries) {
-        let symbol = probe.symbol.clone().unwrap_or_default();
         let shown = match (&probe.symbol, probe.offset) {
             (Some(symbol), None) => format!("{}:{symbol}", probe.binary),
             (Some(symbol), Some(offset)) => format!("{}:{symbol}+{offset:#x}", probe.binary),
             (None, offset) => format!("{}:{:#x}", probe.binary, offset.unwrap_or_default()),
         };
         self.name(kind, None);
-        let (roots, gate) = match &probe.pods {
-            None => (vec![crate::discover::host_root()], None),
-            Some(pods) => (self.container_roots(pods), Some(gate_name(pods))),
+        let places = match &probe.pods {
+            None => match &self.view.root {
+                Some(root) => vec![Place { root: root.clone(), owner: None }],
+                None => return self.missing(shown, "the node's root cannot be looked into"),
+            },
+            Some(pods) => self.containers(pods),
         };
-        for root in roots {
-            let located = match binaries.locate(&root, &probe.binary) {
-                Ok(located) => located,
-                // Among selected containers, as with a pattern, one that has no such file has no target.
-                Err(_) if probe.pods.is_some() => continue,
-                Err(why) => {
-                    self.missing(shown.clone(), why);
-                    continue;
-                }
-            };
-            let base = if symbol.is_empty() { Ok(0) } else { binaries.symbol(&located.path, &symbol) };
+        let (mut opened, mut absent) = (Vec::new(), Vec::new());
+        for place in places {
+            match binaries.open(&place.root, &probe.binary) {
+                Ok(binary) => opened.push((place.owner, binary)),
+                Err(NotOpened::NoFile(why)) => absent.push((place.owner, why)),
+                Err(NotOpened::NoRoot) => {}
+            }
+        }
+        // Some may be without: beside those that have the file, they have no target.
+        if let (true, Some((_, why))) = (opened.is_empty(), absent.first()) {
+            let owners = absent.iter().filter_map(|(owner, _)| owner.as_deref());
+            self.missing(shown.clone(), format!("{why}{}", within(owners)));
+        }
+        self.probes(kind, probe, &shown, opened, binaries);
+    }
+
+    fn probes(
+        &mut self,
+        kind: Kind,
+        probe: &Uprobe,
+        shown: &str,
+        opened: Vec<(Option<String>, Opened)>,
+        binaries: &dyn Binaries,
+    ) {
+        let gate = probe.pods.as_ref().map(gate_name);
+        // Containers of one image share the file: it is looked into once.
+        let mut seen = BTreeSet::new();
+        for (owner, binary) in opened {
+            if !seen.insert(binary.identity.clone()) {
+                continue;
+            }
+            let base = probe.symbol.as_ref().map_or(Ok(0), |symbol| binaries.symbol(&binary, symbol));
             match base {
                 Ok(base) => {
-                    let Located { path, identity } = located;
                     let offset = base + probe.offset.unwrap_or_default() as u64;
-                    let target = Target::Binary { path, identity, offset, name: shown.clone() };
+                    let (path, identity) = (binary.path(), binary.identity);
+                    let target = Target::Binary { path, identity, offset, name: shown.to_owned() };
                     self.hook(kind, kind.row().attach_type, Options::default(), gate.clone(), target);
+                    if let Some(hook) = self.found.hooks.last_mut() {
+                        hook.file = Some(binary.file);
+                    }
                 }
-                Err(why) => self.missing(shown.clone(), why),
+                Err(why) => {
+                    self.missing(shown, format!("{}: {why}{}", probe.binary, within(owner.as_deref().into_iter())))
+                }
             }
         }
     }
 
-    fn container_roots(&mut self, pods: &PodSelector) -> Vec<std::path::PathBuf> {
+    fn containers(&mut self, pods: &PodSelector) -> Vec<Place> {
         let wanted = |name: &String| pods.containers.as_ref().is_none_or(|names| names.contains(name));
-        let selected = self.pods(pods);
-        let containers = selected.iter().flat_map(|p| &p.containers).filter(|c| wanted(&c.name));
-        containers.map(|c| Path::new("/proc").join(c.pid.to_string()).join("root")).collect()
+        let mut places = Vec::new();
+        for pod in self.pods(pods) {
+            let owner = format!("pod {}/{}", pod.namespace, pod.name);
+            let roots = pod.containers.iter().filter(|c| wanted(&c.name)).map(|c| format!("/proc/{}/root", c.pid));
+            places.extend(roots.map(|root| Place { root: root.into(), owner: Some(owner.clone()) }));
+        }
+        places
+    }
+}
+
+/// Where a binary is looked for.
+struct Place {
+    root: PathBuf,
+    /// For people: the pod; none on the node itself.
+    owner: Option<String>,
+}
+
+/// ` in` and at most three of the names; nothing if there are none.
+fn within<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: BTreeSet<&str> = names.collect();
+    let shown: Vec<&str> = names.iter().take(3).copied().collect();
+    match (shown.len(), names.len() - shown.len()) {
+        (0, _) => String::new(),
+        (_, 0) => format!(" in {}", shown.join(", ")),
+        (_, more) => format!(" in {} and {more} more", shown.join(", ")),
     }
 }
 

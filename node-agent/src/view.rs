@@ -10,6 +10,8 @@ use skep_kernel::netns::Interface;
 pub struct NodeView {
     /// The node's own network namespace; absent if it could not be looked into.
     pub host: Option<Netns>,
+    /// The node's own file system; absent if it could not be looked into.
+    pub root: Option<PathBuf>,
     /// Where the cgroup v2 hierarchy is mounted.
     pub cgroup_root: Option<PathBuf>,
     pub pods: Vec<PodView>,

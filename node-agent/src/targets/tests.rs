@@ -1,14 +1,34 @@
 use super::*;
+use crate::view::ContainerView;
 use serde_json::{Value, json};
 
 struct NoBinaries;
 
 impl Binaries for NoBinaries {
-    fn locate(&self, _: &Path, binary: &str) -> Result<Located, String> {
-        Err(format!("no {binary}"))
+    fn open(&self, _: &Path, binary: &str) -> Result<Opened, NotOpened> {
+        Err(NotOpened::NoFile(format!("no {binary}")))
     }
-    fn symbol(&self, _: &Path, symbol: &str) -> Result<u64, String> {
-        Err(format!("no {symbol}"))
+    fn symbol(&self, _: &Opened, symbol: &str) -> Result<u64, String> {
+        Err(format!("no symbol {symbol}"))
+    }
+}
+
+/// Containers that have every binary (process 10, and 11 with the same files), none (20), or that ended (30).
+struct Some10;
+
+impl Binaries for Some10 {
+    fn open(&self, root: &Path, binary: &str) -> Result<Opened, NotOpened> {
+        match root.to_str() {
+            Some("/proc/10/root" | "/proc/11/root") => {
+                let file = Arc::new(std::fs::File::open("/dev/null").unwrap().into());
+                Ok(Opened { file, identity: "the file".into() })
+            }
+            Some("/proc/30/root") => Err(NotOpened::NoRoot),
+            _ => Err(NotOpened::NoFile(format!("no file {binary}"))),
+        }
+    }
+    fn symbol(&self, _: &Opened, symbol: &str) -> Result<u64, String> {
+        if symbol == "main" { Ok(8) } else { Err(format!("no symbol {symbol}")) }
     }
 }
 
@@ -95,4 +115,47 @@ fn netfilter_says_where_in_the_path_of_packets() {
     assert_eq!(hook.attach_type, types::NETFILTER);
     let (family, at) = (Family::Ipv6, NetfilterHook::PostRouting);
     assert_eq!(hook.options.netfilter, Some(Netfilter { family, hook: at, priority: -199, defragment: true }));
+}
+
+fn probed(symbol: &str, pids: &[u32]) -> Targets {
+    let container =
+        |pid: u32| ContainerView { name: "app".into(), cgroup: Cgroup { path: "/c".into(), id: pid.into() }, pid };
+    let pods = pids.iter().map(|pid| PodView {
+        containers: vec![container(*pid)],
+        ..pod("default", &format!("web-{pid}"), "web", u64::from(*pid))
+    });
+    let view = NodeView { pods: pods.collect(), ..node() };
+    let attach = json!({"uprobe": {"binary": "/bin/app", "symbol": symbol, "pods": {"selector": {"matchLabels": {"app": "web"}}}}});
+    let spec = json!({"image": {"reference": "x"}, "programs": [{"name": "f", "attach": [attach]}]});
+    targets(&serde_json::from_value(spec).unwrap(), "default", &view, &Some10)
+}
+
+#[test]
+fn a_binary_that_no_selected_container_has_is_missing() {
+    let some = probed("main", &[10, 11, 20, 30]);
+    assert_eq!((some.hooks.len(), some.missing.len()), (1, 0));
+    assert!(matches!(&some.hooks[0].hook.target, Target::Binary { offset: 8, .. }));
+    assert!(some.hooks[0].file.is_some());
+    let none = probed("main", &[20, 21, 22, 23, 30]);
+    assert!(none.hooks.is_empty());
+    assert_eq!((none.missing.len(), none.missing[0].target.as_str()), (1, "/bin/app:main"));
+    let text = "no file /bin/app in pod default/web-20, pod default/web-21, pod default/web-22 and 1 more";
+    assert_eq!(none.missing[0].message, text);
+    assert!(probed("main", &[30]).missing.is_empty(), "a container that ended has nothing to miss");
+    assert!(probed("main", &[]).missing.is_empty());
+}
+
+#[test]
+fn a_symbol_that_is_missing_is_said_once_for_a_file_and_without_process_ids() {
+    let found = probed("mian", &[10, 11]);
+    assert_eq!(found.missing.len(), 1);
+    assert_eq!(found.missing[0].message, "/bin/app: no symbol mian in pod default/web-10");
+}
+
+#[test]
+fn a_probe_of_the_nodes_own_files_needs_the_nodes_root() {
+    let entry = json!({"uprobe": {"binary": "/bin/app", "symbol": "main"}});
+    assert_eq!(found(entry.clone(), &node()).missing[0].message, "the node's root cannot be looked into");
+    let seen = NodeView { root: Some("/proc/1/root".into()), ..node() };
+    assert_eq!(found(entry, &seen).missing[0].message, "no /bin/app");
 }
