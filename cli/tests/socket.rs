@@ -178,7 +178,7 @@ fn failures(host: &Host) {
     for (object, reference, text) in [
         (&b"#!/bin/sh\n"[..], "127.0.0.1:1/nothing:v1", "not an ELF file"),
         (&std::fs::read("/bin/true").unwrap(), "127.0.0.1:1/nothing:v1", "object.o: "),
-        (&host::compiled("kernel/tests/c/net.bpf.c"), &host.nowhere(), "does not answer"),
+        (&host::compiled("kernel/tests/c/net.bpf.c"), &host.nowhere(), "cannot be reached"),
         (&host::compiled("kernel/tests/c/net.bpf.c"), "Not/A:Reference", "not an image reference"),
     ] {
         let output = host.push(object, reference);
