@@ -215,6 +215,19 @@ fn uninstall(c: &Cluster) -> Result<()> {
             bail!("a finalizer is left on {}", item["metadata"]["name"]);
         }
     }
+    let own = c.kubectl(&[
+        "get",
+        "secret/skep-ca",
+        "configmap/skep-ca-bundle",
+        "-n",
+        NAMESPACE,
+        "--ignore-not-found",
+        "-o",
+        "name",
+    ])?;
+    if !own.is_empty() {
+        bail!("the authority is left: {own}");
+    }
     c.kubectl(&["delete", "pod", "--all", "--timeout=30s"])?;
     c.kubectl(&["delete", "crd", "ebpfprograms.skep.dev", "ebpfnodes.skep.dev", "--timeout=30s"])?;
     c.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=60s"])?;
