@@ -39,6 +39,9 @@ pub struct Places {
     /// Directory for pins, inside a bpffs.
     #[arg(long, env = "SKEP_BPFFS", default_value = "/sys/fs/bpf/skep")]
     pub bpffs: PathBuf,
+    /// Unix socket for this node's root.
+    #[arg(long, env = "SKEP_SOCKET", default_value = "/run/skep/agent.sock")]
+    pub socket: PathBuf,
 }
 
 /// Options of `run`.
@@ -46,9 +49,6 @@ pub struct Places {
 pub struct Run {
     #[command(flatten)]
     pub places: Places,
-    /// Unix socket for this node's root.
-    #[arg(long, env = "SKEP_SOCKET", default_value = "/run/skep/agent.sock")]
-    pub socket: PathBuf,
     /// Standalone: follow the EbpfProgram manifests in this directory; no Kubernetes is needed or used.
     #[arg(long, value_name = "DIR", conflicts_with = "node_name")]
     pub manifests: Option<PathBuf>,

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,7 @@ impl Store {
             move |source| StoreError::Io { path, source }
         };
         fs::create_dir_all(&dir).map_err(at(&dir))?;
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).map_err(at(&dir))?;
         let lock_path = state_dir.join("lock");
         let lock = File::create(&lock_path).map_err(at(&lock_path))?;
         match lock.try_lock() {
@@ -97,14 +99,7 @@ impl Store {
     /// Writes a record.
     pub fn put(&self, program: &DesiredProgram) -> Result<(), StoreError> {
         let path = self.path(&program.uid);
-        let staged = path.with_extension("tmp");
-        let write = || -> io::Result<()> {
-            let mut file = File::create(&staged)?;
-            file.write_all(&serde_json::to_vec_pretty(program)?)?;
-            file.sync_all()?;
-            fs::rename(&staged, &path)?;
-            File::open(&self.dir)?.sync_all()
-        };
+        let write = || write_secret(&path, &serde_json::to_vec_pretty(program)?);
         write().map_err(|source| StoreError::Io { path: path.clone(), source })
     }
 
@@ -122,6 +117,21 @@ impl Store {
         let safe: String = uid.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect();
         self.dir.join(format!("{safe}.json"))
     }
+}
+
+/// Replaces a file that only root may read: written aside, fsynced, renamed, directory fsynced.
+pub fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let staged = path.with_extension("tmp");
+    // One that a crash left may have been made for everybody to read.
+    match fs::remove_file(&staged) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&staged)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&staged, path)?;
+    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 fn read(path: &Path) -> Result<DesiredProgram, StoreError> {
@@ -165,6 +175,16 @@ mod tests {
         store.remove("u1").unwrap();
         store.remove("u1").unwrap();
         assert!(store.load().unwrap().0.is_empty());
+    }
+
+    /// Globals may hold what is nobody else's business.
+    #[test]
+    fn only_root_reads_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.put(&program("u1")).unwrap();
+        let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode("desired"), mode("desired/u1.json")), (0o700, 0o600));
     }
 
     #[test]

@@ -92,7 +92,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
             authorizer: Arc::new(Authorizer::new(client)),
         }),
     };
-    let (socket, on_socket, stop) = (config.socket.clone(), services.clone(), cancel.clone());
+    let (socket, on_socket, stop) = (config.places.socket.clone(), services.clone(), cancel.clone());
     parts.spawn(async move {
         serve::unix(&socket, on_socket, stop).await.with_context(|| format!("serving on {}", socket.display()))
     });
@@ -188,6 +188,7 @@ pub fn purge(places: &Places) -> anyhow::Result<()> {
         places.state_dir.display()
     );
     Ok(())
+    remove_socket(&places.socket);
 }
 
 /// Removes what is left when nothing is desired: caches, the epoch, the lock, empty directories.
@@ -215,6 +216,31 @@ fn leave_nothing(places: &Places, shared: &Shared) -> anyhow::Result<()> {
     let (desired, broken) = shared.store.load()?;
     if desired.is_empty() && broken.is_empty() && shared.kernel.programs()?.is_empty() {
         forget(places)?;
+/// The socket of an agent that was killed; one at which somebody answers is another agent's.
+fn remove_socket(socket: &Path) {
+    if std::os::unix::net::UnixStream::connect(socket).is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+    {
+        let _ = std::fs::remove_file(socket);
+    }
+}
+
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_socket_at_which_nobody_answers_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dead, alive) = (dir.path().join("dead"), dir.path().join("alive"));
+        drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
+        let _listener = std::os::unix::net::UnixListener::bind(&alive).unwrap();
+        for socket in [&dead, &alive, &dir.path().join("none")] {
+            remove_socket(socket);
+        }
+        assert!(!dead.exists() && alive.exists());
+    }
 }
