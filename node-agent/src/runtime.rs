@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use skep_image::{Cache, Registry, RegistryConfig};
@@ -30,6 +30,9 @@ use crate::{discover, health, manifests, nodeview};
 
 /// How long the parts may take to end.
 const STOP: Duration = Duration::from_secs(10);
+
+/// Key and certificate, in the state directory.
+const IDENTITY: &str = "identity.pem";
 
 /// Runs the agent until SIGTERM or SIGINT. Programs stay attached.
 pub async fn run(config: Run) -> anyhow::Result<()> {
@@ -67,7 +70,10 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         Ok(())
     });
     let identity = match &config.node_name {
-        Some(node) => Some(Arc::new(Identity::new(node)?)),
+        Some(node) => {
+            let file = config.places.state_dir.join(IDENTITY);
+            Some(Arc::new(Identity::open(node, &file, SystemTime::now())?))
+        }
         None => None,
     };
     let client = match &config.node_name {
@@ -204,7 +210,7 @@ fn forget(places: &Places) -> anyhow::Result<()> {
             _ => {}
         }
     }
-    for name in ["lock", "epoch"] {
+    for name in ["lock", "epoch", IDENTITY] {
         let _ = std::fs::remove_file(places.state_dir.join(name));
     }
     Ok(())

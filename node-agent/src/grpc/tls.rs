@@ -31,39 +31,64 @@ pub enum TlsError {
 }
 
 /// The agent's identity. Until the operator has signed one, the certificate is self-signed and good for enrolling only.
+/// What it signed is kept with the key, so that an agent that starts while the operator is away can be trusted at once.
 #[derive(Debug)]
 pub struct Identity {
     node: String,
     key: KeyPair,
+    /// Where key and certificate are kept.
+    file: PathBuf,
     current: RwLock<(Arc<CertifiedKey>, Option<SystemTime>)>,
 }
 
 impl Identity {
-    /// Makes a key.
-    pub fn new(node: &str) -> Result<Self, TlsError> {
+    /// What is kept in `file`, if it is good for this node now, else a new key.
+    pub fn open(node: &str, file: &Path, now: SystemTime) -> Result<Self, TlsError> {
+        match Self::kept(node, file, now) {
+            Ok(kept) => Ok(kept),
+            Err(why) => {
+                tracing::info!(why, "a new key is made; the operator signs a certificate for it");
+                Self::new(node, file)
+            }
+        }
+    }
+
+    fn new(node: &str, file: &Path) -> Result<Self, TlsError> {
         let key = KeyPair::generate()?;
-        let own = CertificateParams::new(vec![format!("{node}.node.skep")])?.self_signed(&key)?;
+        let own = CertificateParams::new(vec![dns_name(node)])?.self_signed(&key)?;
         let certified = certified(vec![own.der().clone()], &key)?;
-        Ok(Identity { node: node.to_owned(), key, current: RwLock::new((Arc::new(certified), None)) })
+        let current = RwLock::new((Arc::new(certified), None));
+        Ok(Identity { node: node.to_owned(), key, file: file.to_owned(), current })
+    }
+
+    fn kept(node: &str, file: &Path, now: SystemTime) -> Result<Self, String> {
+        let pem = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
+        let key = KeyPair::from_pem(&pem).map_err(|e| e.to_string())?;
+        let (certified, end) = signed(&pem, &key).map_err(|e| e.to_string())?;
+        let named = certified.cert.first().is_some_and(|leaf| is_for(leaf, &dns_name(node)));
+        if !named || end.is_none_or(|end| end <= now) {
+            return Err("the certificate that was kept is over, or another node's".into());
+        }
+        let current = RwLock::new((Arc::new(certified), end));
+        Ok(Identity { node: node.to_owned(), key, file: file.to_owned(), current })
     }
 
     /// A certificate signing request for the key.
     pub fn request(&self) -> Result<String, TlsError> {
-        let params = CertificateParams::new(vec![format!("{}.node.skep", self.node)])?;
+        let params = CertificateParams::new(vec![dns_name(&self.node)])?;
         Ok(params.serialize_request(&self.key)?.pem()?)
     }
 
     /// Takes a signed certificate (PEM, with its chain) into use.
     pub fn install(&self, pem: &str) -> Result<(), TlsError> {
-        let chain: Vec<CertificateDer<'static>> =
-            CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>()?;
-        let certified = certified(chain, &self.key)?;
-        match certified.keys_match() {
-            Ok(()) => {}
-            Err(_) => return Err(TlsError::WrongKey),
-        }
-        let end = certified.cert.first().and_then(|c| not_after(c));
+        let (certified, end) = signed(pem, &self.key)?;
         *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = (Arc::new(certified), end);
+        // It serves all the same; only the next start would need the operator.
+        if let Err(error) =
+            crate::desired::write_secret(&self.file, format!("{}{pem}", self.key.serialize_pem()).as_bytes())
+        {
+            tracing::warn!(%error, file = %self.file.display(), "the certificate cannot be kept");
+        }
         Ok(())
     }
 
@@ -71,6 +96,27 @@ impl Identity {
     pub fn not_after(&self) -> Option<SystemTime> {
         self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner).1
     }
+}
+
+fn dns_name(node: &str) -> String {
+    format!("{node}.node.skep")
+}
+
+/// The chain in a PEM text, for this key, and its end.
+fn signed(pem: &str, key: &KeyPair) -> Result<(CertifiedKey, Option<SystemTime>), TlsError> {
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>()?;
+    let certified = certified(chain, key)?;
+    certified.keys_match().map_err(|_| TlsError::WrongKey)?;
+    let end = certified.cert.first().and_then(|c| not_after(c));
+    Ok((certified, end))
+}
+
+fn is_for(der: &[u8], name: &str) -> bool {
+    use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
+    let names = certificate.subject_alternative_name().ok().flatten();
+    names.is_some_and(|names| names.value.general_names.contains(&GeneralName::DNSName(name)))
 }
 
 fn certified(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Result<CertifiedKey, TlsError> {
@@ -149,18 +195,53 @@ fn bundle(path: &Path) -> Result<RootCertStore, TlsError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn only_a_certificate_for_the_own_key_is_taken() {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let (one, other) = (Identity::new("a").unwrap(), Identity::new("a").unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let (one, other) = (new("a", &dir.path().join("1")), new("a", &dir.path().join("2")));
         assert!(one.request().unwrap().starts_with("-----BEGIN CERTIFICATE REQUEST-----"));
-        let signed =
-            |of: &Identity| CertificateParams::new(vec!["a".into()]).unwrap().self_signed(&of.key).unwrap().pem();
-        assert!(matches!(one.install(&signed(&other)), Err(TlsError::WrongKey)));
+        assert!(matches!(one.install(&sign(&other)), Err(TlsError::WrongKey)));
         assert_eq!(one.not_after(), None);
-        one.install(&signed(&one)).unwrap();
+        one.install(&sign(&one)).unwrap();
         assert!(one.not_after().is_some());
+    }
+
+    fn new(node: &str, file: &Path) -> Identity {
+        Identity::open(node, file, SystemTime::now()).unwrap()
+    }
+
+    /// A certificate of an hour.
+    fn sign(identity: &Identity) -> String {
+        let mut params = CertificateParams::new(vec![dns_name(&identity.node)]).unwrap();
+        params.not_after = (SystemTime::now() + Duration::from_secs(3600)).into();
+        params.self_signed(&identity.key).unwrap().pem()
+    }
+
+    #[test]
+    fn what_was_signed_serves_the_next_start_while_it_is_good() {
+        use std::os::unix::fs::PermissionsExt;
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("identity.pem");
+        let first = new("a", &file);
+        assert!(!file.exists(), "a key that nobody vouched for is not kept");
+        first.install(&sign(&first)).unwrap();
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+
+        let again = new("a", &file);
+        assert_eq!(again.not_after(), first.not_after());
+        assert_eq!(again.current.read().unwrap().0.cert, first.current.read().unwrap().0.cert);
+
+        // Over, another node's, damaged: a new key.
+        let later = SystemTime::now() + Duration::from_secs(3601);
+        assert_eq!(Identity::open("a", &file, later).unwrap().not_after(), None);
+        assert_eq!(new("b", &file).not_after(), None);
+        std::fs::write(&file, "nonsense").unwrap();
+        assert_eq!(new("a", &file).not_after(), None);
     }
 }

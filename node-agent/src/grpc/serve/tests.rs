@@ -44,10 +44,10 @@ async fn serve() -> Served {
     let ca_pem = params.self_signed(&key).unwrap().pem();
     let ca = Issuer::new(params, key);
 
-    let identity = Identity::new("n").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let identity = Identity::open("n", &dir.path().join("identity.pem"), std::time::SystemTime::now()).unwrap();
     let request = CertificateSigningRequestParams::from_pem(&identity.request().unwrap()).unwrap();
     identity.install(&request.signed_by(&ca).unwrap().pem()).unwrap();
-    let dir = tempfile::tempdir().unwrap();
     let bundle = dir.path().join("ca.crt");
     std::fs::write(&bundle, &ca_pem).unwrap();
 
