@@ -66,6 +66,7 @@ pub async fn run(shared: Arc<Shared>, uid: String, mut orders: watch::Receiver<O
             None => match remove(&shared, &uid).await {
                 Ok(()) => {
                     shared.reports.gone(&uid);
+                    trim(&shared).await;
                     return;
                 }
                 Err(e) => {
@@ -147,6 +148,23 @@ async fn reconcile(
             tracing::warn!(namespace = desired.namespace, name = desired.name, reason = %error.reason(), %error, "program failed");
             report::failed(desired, &observe(shared, &desired.uid).await, &error)
         }
+/// Lets images go that no program wants, if the cache is too large. A cache that cannot be trimmed is no reason to fail.
+async fn trim(shared: &Arc<Shared>) {
+    let work = shared.clone();
+    let trimmed = blocking(move || {
+        // A record that cannot be read may want any of them.
+        let (wanted, broken) = work.store.load().map_err(|e| e.to_string())?;
+        let wanted = wanted.iter().filter_map(|p| p.digest.parse().ok()).collect();
+        if broken.is_empty() { work.images.trim(&wanted).map_err(|e| e.to_string()) } else { Ok(vec![]) }
+    });
+    match trimmed.await {
+        Ok(Ok(gone)) if gone.is_empty() => {}
+        Ok(Ok(gone)) => tracing::info!(images = gone.len(), "removed from the image cache"),
+        Ok(Err(error)) => tracing::warn!(error, "image cache"),
+        Err(error) => tracing::warn!(%error, "image cache"),
+    }
+}
+
     }
 }
 
@@ -160,7 +178,8 @@ async fn pass(
     let spec = spec::decode(&desired.api_version, &desired.spec)?;
     let observed = observe(shared, &desired.uid).await;
     let (reference, policy) = (&spec.image.reference, spec.image.pull_policy.unwrap_or_default());
-    if !observed.loads.contains_key(&desired.load) {
+    let fresh = !observed.loads.contains_key(&desired.load);
+    if fresh {
         shared.reports.put(report::progressing(desired, &observed, "fetching the image and loading"));
         // What is loaded stays as it is, whatever became of its image.
         if policy == PullPolicy::Always {
@@ -186,6 +205,9 @@ fn act(
     view: &NodeView,
     left: Option<&Left>,
 ) -> Result<Passed, ProgramError> {
+    if fresh {
+        trim(shared).await;
+    }
     let kernel = &*shared.kernel;
     let prepared = prepare(spec, &desired.namespace, &desired.load, object, view, &HostBinaries)?;
     let observed = kernel.observe(&desired.uid)?;

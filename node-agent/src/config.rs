@@ -73,6 +73,9 @@ pub struct Run {
     /// A registry to talk to in plain HTTP, host:port; may be given several times.
     #[arg(long, value_name = "HOST:PORT")]
     pub plain_http_registry: Vec<String>,
+    /// Size of the image cache from which unused images are removed, the longest unused first; those that are wanted stay.
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    pub image_cache_mib: u64,
     /// The node's own network namespace, in which interfaces are selected; by default that of process 1.
     #[arg(long, value_name = "PATH")]
     pub host_netns: Option<PathBuf>,

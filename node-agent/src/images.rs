@@ -1,6 +1,6 @@
 //! Objects by digest: from memory, from the cache on disk, else from the registry, each digest once at a time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,13 +20,15 @@ type Slot = Arc<OnceCell<Arc<Object>>>;
 pub struct Images {
     registry: Registry,
     cache: Arc<Cache>,
+    /// Bytes that the cache may have on disk before unwanted images go.
+    max_cache: u64,
     /// Parsed objects that are in use or being fetched.
     objects: Mutex<HashMap<Digest, Slot>>,
 }
 
 impl Images {
-    pub fn new(registry: Registry, cache: Cache) -> Self {
-        Images { registry, cache: Arc::new(cache), objects: Mutex::new(HashMap::new()) }
+    pub fn new(registry: Registry, cache: Cache, max_cache: u64) -> Self {
+        Images { registry, cache: Arc::new(cache), max_cache, objects: Mutex::new(HashMap::new()) }
     }
     pub fn registry(&self) -> &Registry {
         &self.registry
@@ -53,6 +55,11 @@ impl Images {
             objects.entry(digest.clone()).or_default().clone()
         };
         slot.get_or_try_init(|| self.fetch(reference, &digest, auth, pull)).await.cloned()
+    }
+
+    /// Keeps the cache on disk within its bound, and in any case what is wanted. Blocks.
+    pub fn trim(&self, wanted: &HashSet<Digest>) -> Result<Vec<Digest>, ImageError> {
+        self.cache.trim(wanted, self.max_cache)
     }
 
     async fn fetch(

@@ -45,7 +45,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let (pods, pods_seen) = watch::channel(config.manifests.as_ref().map(|_| Arc::default()));
     let shared = Arc::new(Shared {
         kernel: host.clone(),
-        images: Images::new(registry, cache),
+        images: Images::new(registry, cache, config.image_cache_mib.saturating_mul(1 << 20)),
         reports: Reports::new(uuid::Uuid::new_v4().to_string()),
         store,
         view,
@@ -188,13 +188,13 @@ pub fn purge(places: &Places) -> anyhow::Result<()> {
     }
     drop(store);
     forget(places)?;
+    remove_socket(&places.socket);
     println!(
         "removed {count} programs; {} and {} hold nothing of Skep any more",
         places.bpffs.display(),
         places.state_dir.display()
     );
     Ok(())
-    remove_socket(&places.socket);
 }
 
 /// Removes what is left when nothing is desired: caches, the epoch, the lock, empty directories.
@@ -216,12 +216,6 @@ fn forget(places: &Places) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An agent that is told to stop while nothing is desired and nothing is pinned leaves nothing: that is how an uninstall
-/// ends on a node.
-fn leave_nothing(places: &Places, shared: &Shared) -> anyhow::Result<()> {
-    let (desired, broken) = shared.store.load()?;
-    if desired.is_empty() && broken.is_empty() && shared.kernel.programs()?.is_empty() {
-        forget(places)?;
 /// The socket of an agent that was killed; one at which somebody answers is another agent's.
 fn remove_socket(socket: &Path) {
     if std::os::unix::net::UnixStream::connect(socket).is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
@@ -230,6 +224,12 @@ fn remove_socket(socket: &Path) {
     }
 }
 
+/// An agent that is told to stop while nothing is desired and nothing is pinned leaves nothing: that is how an uninstall
+/// ends on a node.
+fn leave_nothing(places: &Places, shared: &Shared) -> anyhow::Result<()> {
+    let (desired, broken) = shared.store.load()?;
+    if desired.is_empty() && broken.is_empty() && shared.kernel.programs()?.is_empty() {
+        forget(places)?;
     }
     Ok(())
 }
