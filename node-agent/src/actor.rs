@@ -58,7 +58,7 @@ pub struct Order {
 pub async fn run(shared: Arc<Shared>, uid: String, mut orders: watch::Receiver<Order>) {
     let mut view = shared.view.clone();
     let mut backoff = Backoff::new(fastrand::f64);
-    let mut left = None;
+    let mut past = Past::default();
     loop {
         let order = orders.borrow_and_update().clone();
         let now = view.borrow_and_update().clone();
@@ -75,7 +75,7 @@ pub async fn run(shared: Arc<Shared>, uid: String, mut orders: watch::Receiver<O
                 }
             },
             Some(desired) => {
-                let mut report = reconcile(&shared, desired, &order.auth, now, &mut left).await;
+                let mut report = reconcile(&shared, desired, &order.auth, now, &mut past).await;
                 let retry = is_transient(&report);
                 if let Some((reason, message)) = &order.refused {
                     report.set_state(State::Failed);
@@ -109,6 +109,24 @@ pub async fn run(shared: Arc<Shared>, uid: String, mut orders: watch::Receiver<O
     }
 }
 
+/// What an actor knows of earlier passes.
+#[derive(Default)]
+struct Past {
+    left: Option<Left>,
+    /// The failure that was logged last: one that stays is said once.
+    said: Option<String>,
+}
+
+impl Past {
+    fn fails(&mut self, desired: &DesiredProgram, error: &ProgramError) {
+        let text = error.to_string();
+        if self.said.as_ref() != Some(&text) {
+            tracing::warn!(namespace = desired.namespace, name = desired.name, reason = %error.reason(), %error, "program failed");
+            self.said = Some(text);
+        }
+    }
+}
+
 /// Permanent reasons wait for a change, transient ones for time. A target that is held or missing may come free without
 /// the agent hearing of it.
 fn is_transient(report: &ProgramReport) -> bool {
@@ -130,24 +148,6 @@ async fn remove(shared: &Arc<Shared>, uid: &str) -> Result<(), ProgramError> {
     .await?
 }
 
-async fn reconcile(
-    shared: &Arc<Shared>,
-    desired: &DesiredProgram,
-    auth: &Auth,
-    view: Arc<NodeView>,
-    left: &mut Option<Left>,
-) -> ProgramReport {
-    let result = pass(shared, desired, auth, view, left.clone()).await;
-    match result {
-        Ok(passed) => {
-            passed.notices.into_iter().for_each(|notice| shared.reports.notice(notice));
-            *left = Some(passed.left);
-            passed.report
-        }
-        Err(error) => {
-            tracing::warn!(namespace = desired.namespace, name = desired.name, reason = %error.reason(), %error, "program failed");
-            report::failed(desired, &observe(shared, &desired.uid).await, &error)
-        }
 /// Lets images go that no program wants, if the cache is too large. A cache that cannot be trimmed is no reason to fail.
 async fn trim(shared: &Arc<Shared>) {
     let work = shared.clone();
@@ -165,6 +165,24 @@ async fn trim(shared: &Arc<Shared>) {
     }
 }
 
+async fn reconcile(
+    shared: &Arc<Shared>,
+    desired: &DesiredProgram,
+    auth: &Auth,
+    view: Arc<NodeView>,
+    past: &mut Past,
+) -> ProgramReport {
+    let result = pass(shared, desired, auth, view, past.left.clone()).await;
+    match result {
+        Ok(passed) => {
+            passed.notices.into_iter().for_each(|notice| shared.reports.notice(notice));
+            *past = Past { left: Some(passed.left), said: None };
+            passed.report
+        }
+        Err(error) => {
+            past.fails(desired, &error);
+            report::failed(desired, &observe(shared, &desired.uid).await, &error)
+        }
     }
 }
 
@@ -187,6 +205,9 @@ async fn pass(
         }
     }
     let object = shared.images.object(reference, &desired.digest, auth, policy != PullPolicy::Never).await?;
+    if fresh {
+        trim(shared).await;
+    }
     let _place = shared.places.acquire().await.map_err(|e| ProgramError::Internal(e.to_string()))?;
     let (work, desired) = (shared.clone(), desired.clone());
     let pass = blocking(move || act(&work, &spec, &desired, object, &view, left.as_ref()));
@@ -205,9 +226,6 @@ fn act(
     view: &NodeView,
     left: Option<&Left>,
 ) -> Result<Passed, ProgramError> {
-    if fresh {
-        trim(shared).await;
-    }
     let kernel = &*shared.kernel;
     let prepared = prepare(spec, &desired.namespace, &desired.load, object, view, &HostBinaries)?;
     let observed = kernel.observe(&desired.uid)?;

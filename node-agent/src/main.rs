@@ -1,5 +1,7 @@
 #![forbid(unsafe_code)]
 
+use std::io::IsTerminal;
+
 use clap::Parser;
 use skep_node_agent::config::{Cli, Command};
 use skep_node_agent::runtime;
@@ -11,7 +13,8 @@ fn main() -> anyhow::Result<()> {
         Command::Purge(places) => runtime::purge(&places),
         Command::Run(config) => {
             let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-            let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+            let colours = std::io::stderr().is_terminal();
+            let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr);
             if config.log_json {
                 log.json().init()
             } else {

@@ -96,7 +96,7 @@ fn verdict(file: &str, value: &Value) -> Document {
 pub async fn run(dir: PathBuf, shared: std::sync::Arc<Shared>, supervisor: Handle, cancel: CancellationToken) {
     let (poke, mut poked) = mpsc::channel(1);
     let _watcher = watch(&dir, poke);
-    let mut follower = Follower { shared, supervisor, applied: BTreeMap::new(), first: true };
+    let mut follower = Follower { shared, supervisor, applied: BTreeMap::new(), said: BTreeMap::new(), first: true };
     loop {
         match read(&dir) {
             Ok(documents) => follower.apply(documents).await,
@@ -148,6 +148,8 @@ struct Follower {
     supervisor: Handle,
     /// What was last taken over, by uid.
     applied: BTreeMap<String, Applied>,
+    /// By uid, the refusal that was logged last: one that stays is said once.
+    said: BTreeMap<String, String>,
     first: bool,
 }
 
@@ -173,13 +175,17 @@ impl Follower {
                 Document::Valid(program) => self.take(&uid, &namespace, &name, *program).await,
                 Document::Invalid { message, .. } => Err((Reason::ObjectUnreadable, message)),
             };
-            if let Err((reason, message)) = result {
+            let Err((reason, message)) = result else {
+                self.said.remove(&uid);
+                continue;
+            };
+            if self.said.insert(uid.clone(), message.clone()).as_ref() != Some(&message) {
                 tracing::error!(namespace, name, %reason, message, "manifest refused");
-                if !name.is_empty() {
-                    self.applied.remove(&uid);
-                    let program = blank(&uid, &namespace, &name);
-                    let _ = self.supervisor.refuse(program, reason, message).await;
-                }
+            }
+            if !name.is_empty() {
+                self.applied.remove(&uid);
+                let program = blank(&uid, &namespace, &name);
+                let _ = self.supervisor.refuse(program, reason, message).await;
             }
         }
         if !unreadable {
