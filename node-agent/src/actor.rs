@@ -241,7 +241,13 @@ fn act(
             "reconciled"
         );
     }
-    finish(shared, desired, &prepared, outcome, (&observed, &plan), left)
+    let loaded = plan.iter().any(|action| matches!(action, Action::Load { .. }));
+    let passed = finish(shared, desired, &prepared, outcome, (&observed, &plan), left);
+    if loaded {
+        // Pulling, parsing and relocating leave megabytes that are free and still count as the agent's.
+        skep_kernel::sys::trim_heap();
+    }
+    passed
 }
 
 /// What came of a pass.
