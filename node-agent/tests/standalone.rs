@@ -249,6 +249,21 @@ async fn each_failure_has_its_reason_and_heals_without_a_restart() {
     assert_eq!((still.functions, still.hooks), (good.functions, good.hooks), "a neighbour was disturbed");
 }
 
+#[tokio::test]
+async fn a_library_is_probed_by_its_name() {
+    let mut node = Node::start().await;
+    let trace = node.push("trace", "trace:v1").await;
+    node.write("x.yaml", &tracing_manifest(&trace, "on_uprobe", "uprobe: {binary: libc.so.6, symbol: exit}"));
+    let report = node.until("x", |r| r.state() == State::Ready).await;
+    assert_eq!(report.hooks[0].names, ["libc.so.6:exit"]);
+    assert!(std::process::Command::new("/bin/true").status().unwrap().success());
+    assert!(node.slot("x", 3).await >= 1);
+
+    node.write("x.yaml", &tracing_manifest(&trace, "on_uprobe", "uprobe: {binary: libc.so.6, symbol: exitt}"));
+    let report = node.until("x", |r| r.reason == "TargetNotFound").await;
+    assert_eq!(report.message, "on_uprobe: libc.so.6: no symbol exitt");
+}
+
 fn tracing_manifest(image: &str, function: &str, attach: &str) -> String {
     format!(
         "apiVersion: skep.dev/v1alpha1\nkind: EbpfProgram\nmetadata: {{name: x, namespace: test}}\nspec:\n  image: {{reference: {image}}}\n  programs:\n  - name: {function}\n    attach:\n    - {attach}\n"
