@@ -67,7 +67,20 @@ impl Store {
             Err(fs::TryLockError::WouldBlock) => return Err(StoreError::Locked { path: lock_path }),
             Err(fs::TryLockError::Error(source)) => return Err(StoreError::Io { path: lock_path, source }),
         }
-        Ok(Store { dir, _lock: lock })
+        let store = Store { dir, _lock: lock };
+        store.sweep()?;
+        Ok(store)
+    }
+
+    /// A write that a crash cut short was never acknowledged. Only at the start: later one may be under way.
+    fn sweep(&self) -> Result<(), StoreError> {
+        let entries = fs::read_dir(&self.dir).map_err(|source| StoreError::Io { path: self.dir.clone(), source })?;
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                fs::remove_file(&path).map_err(|source| StoreError::Io { path, source })?;
+            }
+        }
+        Ok(())
     }
 
     /// All records, and the files that are none.
@@ -81,8 +94,6 @@ impl Store {
                     Ok(program) => programs.push(program),
                     Err(e) => broken.push(e),
                 },
-                // A write that a crash cut short was never acknowledged.
-                Some("tmp") => drop(fs::remove_file(&path)),
                 _ => {}
             }
         }
