@@ -45,6 +45,7 @@ pub fn upgrade(c: &Cluster) -> Result<()> {
     ensure!(format!("{refused:#}").contains("field not declared in schema"), "{refused:#}");
     c.place.apply(&c.place.example("exec-events")?)?;
     c.ready("exec-events")?;
+    until("its node shows the program", Duration::from_secs(5), || c.on_node("exec-events").map(|_| true))?;
     let before = super::restart::identity(c, "exec-events")?;
 
     c.place.helm_install(&install::chart())?;
@@ -82,6 +83,8 @@ fn path(path: &Path) -> String {
 fn with_unknown_kind(c: &Cluster) -> Result<()> {
     c.place.apply(&manifest(c, KNOWN))?;
     c.ready("from-the-future")?;
+    // What is on nodes is written a moment after the program is Ready.
+    until("its node shows the program", Duration::from_secs(5), || c.on_node("from-the-future").map(|_| true))?;
     let before = super::restart::identity(c, "from-the-future")?;
 
     let mut crd = read_crd()?;
