@@ -19,13 +19,19 @@ enum Proof {
     Certificate(PathBuf, PathBuf),
 }
 
-/// An HTTP/2 call by curl: the grpc-status and message that came back, or the handshake's error.
 fn call(method: &str, message: &[u8], proof: &Proof) -> Result<String> {
+    ask(&format!("skep.agent.v1.{method}"), message, proof)
+}
+
+/// An HTTP/2 call by curl: the grpc-status and message that came back, or the handshake's error.
+fn ask(method: &str, message: &[u8], proof: &Proof) -> Result<String> {
     let dir = tempfile::tempdir()?;
     let body = dir.path().join("body");
-    // A gRPC frame: no compression, and the length.
+    // A gRPC frame: no compression, and the length. Without a message no frame: who is refused at the door is not read,
+    // and curl takes the end of a stream whose body it still sends for an error.
     let length = u32::try_from(message.len())?.to_be_bytes();
-    std::fs::write(&body, [&[0u8][..], &length, message].concat())?;
+    let frame = if message.is_empty() { Vec::new() } else { [&[0u8][..], &length, message].concat() };
+    std::fs::write(&body, frame)?;
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--insecure", "--http2-prior-knowledge", "--http2", "--max-time", "10"]);
     curl.args(["--dump-header", "-", "--output", "/dev/null", "--header", "content-type: application/grpc"]);
@@ -40,7 +46,7 @@ fn call(method: &str, message: &[u8], proof: &Proof) -> Result<String> {
         }
     }
     curl.arg("--data-binary").arg(format!("@{}", body.display()));
-    let output = curl.arg(format!("https://{NODE}:7443/skep.agent.v1.{method}")).output()?;
+    let output = curl.arg(format!("https://{NODE}:7443/{method}")).output()?;
     Ok(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
 }
 
@@ -49,9 +55,14 @@ fn list(proof: &Proof) -> Result<String> {
     call("Inspector/ListPrograms", b"\x0a\x07default", proof)
 }
 
-/// Sync{epoch: 2^62}: nothing is kept. Nobody but the operator may say that.
+/// At the door of orders: nobody but the operator gets through.
 fn sync(proof: &Proof) -> Result<String> {
-    call("Agent/Sync", b"\x08\x80\x80\x80\x80\x80\x80\x80\x80\x40", proof)
+    call("Agent/Sync", b"", proof)
+}
+
+/// At the door of people's calls.
+fn knock(proof: &Proof) -> Result<String> {
+    call("Inspector/ListPrograms", b"", proof)
 }
 
 /// gRPC codes: 7 permission denied, 16 unauthenticated.
@@ -65,18 +76,22 @@ pub fn refused(c: &Cluster) -> Result<()> {
         c.kubectl(&["create", "token", account, "-n", NAMESPACE, "--audience", audience, "--duration", "10m"])
             .map(Proof::Token)
     };
-    expect("a call without a token", &list(&Proof::Nothing)?, 16)?;
-    expect("a token that is none", &list(&Proof::Token("nonsense".into()))?, 16)?;
-    expect("a token of another audience", &list(&token("skep-viewer", "somebody-else")?)?, 16)?;
+    expect("a call without a token", &knock(&Proof::Nothing)?, 16)?;
+    expect("a token that is none", &knock(&Proof::Token("nonsense".into()))?, 16)?;
+    expect("a token of another audience", &knock(&token("skep-viewer", "somebody-else")?)?, 16)?;
     let of_api_server = Proof::Token(c.kubectl(&["create", "token", "default"])?);
-    expect("a token of the API server's audience", &list(&of_api_server)?, 16)?;
+    expect("a token of the API server's audience", &knock(&of_api_server)?, 16)?;
     expect("a token without the right", &list(&token("skep-agent", "skep-agent")?)?, 7)?;
     let viewer = token("skep-viewer", "skep-agent")?;
     let good = list(&viewer)?;
     // That the agent answered at all: a handshake that failed has no status either.
     ensure!(good.contains("HTTP/2 200"), "the viewer got no answer: {good}");
     ensure!(!good.contains("grpc-status: 16") && !good.contains("grpc-status: 7"), "the viewer was refused: {good}");
-    expect("an order from somebody who may look", &sync(&viewer)?, 7)
+    expect("an order from somebody who may look", &sync(&viewer)?, 7)?;
+    for service in ["grpc.health.v1.Health/Check", "grpc.reflection.v1.ServerReflection/ServerReflectionInfo"] {
+        expect(service, &ask(service, b"", &Proof::Nothing)?, 16)?;
+    }
+    Ok(())
 }
 
 /// Certificates of the right authority that are not the operator's, and the operator's name by a wrong authority.
