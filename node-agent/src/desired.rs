@@ -89,12 +89,12 @@ impl Store {
         let entries = fs::read_dir(&self.dir).map_err(|source| StoreError::Io { path: self.dir.clone(), source })?;
         for entry in entries {
             let path = entry.map_err(|source| StoreError::Io { path: self.dir.clone(), source })?.path();
-            match path.extension().and_then(|e| e.to_str()) {
-                Some("json") => match read(&path) {
-                    Ok(program) => programs.push(program),
-                    Err(e) => broken.push(e),
-                },
-                _ => {}
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            match read(&path) {
+                Ok(program) => programs.push(program),
+                Err(e) => broken.push(e),
             }
         }
         programs.sort_by(|a, b| a.uid.cmp(&b.uid));
