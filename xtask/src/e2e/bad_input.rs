@@ -18,6 +18,8 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// What comes late is asked for again within this.
 const RETRIED: Duration = Duration::from_secs(45);
 
+const NODE_NAME: &str = "skep-node";
+
 /// (name, image, program, more of the spec, reason, a part of the message)
 type Case = (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str);
 
@@ -107,6 +109,13 @@ fn check(c: &Cluster, case: &Case, before: &host::Snapshot) -> Result<()> {
         }
         ensure!(start.elapsed() < DEADLINE, "no Event with reason {reason}");
         std::thread::sleep(Duration::from_millis(100));
+    }
+    // Who looked first was the operator, for what is wrong before any node is asked.
+    let failures = c.program(name)?["status"]["failures"].clone();
+    if let Some(failure) = failures.as_array().and_then(|all| all.first()) {
+        ensure!(failure["nodes"][0] == NODE_NAME && failure["count"] == 1, "the node is not named: {failures}");
+    } else {
+        ensure!(OF_IMAGES.iter().any(|known| known.0 == *name), "no node is blamed for {name}");
     }
     // What only lacks its target is loaded, and waits for it.
     if *reason != "TargetNotFound" {
