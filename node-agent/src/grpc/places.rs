@@ -2,7 +2,7 @@
 //! nothing takes no place from others.
 //!
 //! **Guarantees.** A place is free again when its connection ends. A connection on which nobody was admitted ends after
-//! [`UNKNOWN`].
+//! ten seconds.
 
 use std::collections::HashMap;
 use std::io;
