@@ -159,6 +159,10 @@ impl Fake {
             None => state.foreign.clear(),
         }
     }
+    /// An earlier process left a load half built.
+    pub fn litter(&self) {
+        self.lock().observed.staged.insert("l0~".into());
+    }
     /// The load that a link runs.
     pub fn load_of(&self, link: &str) -> Option<String> {
         let state = self.lock();
