@@ -4,6 +4,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::CustomResourceExt;
 use serde_json::Value;
 
+use crate::closed;
 use crate::ebpfnode::EbpfNode;
 use crate::ebpfprogram::EbpfProgram;
 
@@ -18,13 +19,19 @@ pub(crate) fn program_schema() -> Value {
     crd.pointer("/spec/versions/0/schema/openAPIV3Schema").cloned().unwrap_or_default()
 }
 
-/// Takes out what schemars writes and an API server should not read: `nullable`, since `names: null` would then pass for
-/// a given `names` in a rule (without it the API server drops nulls before it validates), and integer formats that
-/// Kubernetes does not know.
+/// Takes out what schemars writes and an API server should not read: `nullable` (without it the API server drops nulls
+/// before it validates; [`closed`] puts it where a null must not go unseen), and integer formats that Kubernetes does not
+/// know. Closes the objects of the spec of an EbpfProgram.
 fn normalised(crd: CustomResourceDefinition) -> CustomResourceDefinition {
     let Ok(mut value) = serde_json::to_value(&crd) else { return crd };
     if let Some(schema) = value.pointer_mut("/spec/versions/0/schema/openAPIV3Schema") {
         walk(schema);
+        // Only what people write is closed; nodes are written by the operator.
+        if crd.spec.names.kind == "EbpfProgram"
+            && let Some(spec) = schema.pointer_mut("/properties/spec")
+        {
+            closed::close(spec);
+        }
     }
     serde_json::from_value(value).unwrap_or(crd)
 }
@@ -59,7 +66,7 @@ mod tests {
             let text = serde_json::to_string(&crd).unwrap();
             let name = crd.metadata.name.unwrap();
             assert!(text.len() < 200 * 1024, "{name}: {} bytes", text.len());
-            for word in ["\"oneOf\"", "\"anyOf\"", "\"allOf\"", "\"not\"", "\"nullable\"", "\"$ref\"", "\"uint"] {
+            for word in ["\"oneOf\"", "\"anyOf\"", "\"allOf\"", "\"not\"", "\"$ref\"", "\"uint"] {
                 assert!(!text.contains(word), "{name} holds {word}");
             }
         }

@@ -111,10 +111,8 @@ pub struct Program {
 }
 
 fn globals(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({
-        "type": "object", "minProperties": 1, "maxProperties": 256,
-        "additionalProperties": { "x-kubernetes-preserve-unknown-fields": true },
-    })
+    // Not `additionalProperties` of any type: rules would not see the field at all, not even whether it is there.
+    json_schema!({ "type": "object", "minProperties": 1, "maxProperties": 256, "x-kubernetes-preserve-unknown-fields": true })
 }
 
 fn maps(generator: &mut SchemaGenerator) -> Schema {

@@ -74,17 +74,17 @@ pub struct Interfaces {
     /// Interfaces by name: `[eth0]`. One that is not there is attached when it appears; until then it is reported as
     /// `TargetNotFound` on the node, and in pods it selects nothing. 1 to 32.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 15), regex(pattern = r"^[^/:\s]+$")))]
+    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 15), regex(pattern = r"^[^/:,\s]+$")))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub names: Option<Vec<String>>,
     /// Interfaces by pattern: `["veth*", "eth?"]`; `*` stands for any characters, `?` for one. 1 to 32.
     #[serde(rename = "match", default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 32), regex(pattern = r"^[^/:\s\[\]{}\\]+$")))]
+    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 32), regex(pattern = r"^[^/:,\s\[\]{}\\]+$")))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub matching: Option<Vec<String>>,
     /// Interfaces to leave out, by pattern as in `match`. 1 to 32.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 32), regex(pattern = r"^[^/:\s\[\]{}\\]+$")))]
+    #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 32), regex(pattern = r"^[^/:,\s\[\]{}\\]+$")))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub exclude: Option<Vec<String>>,
     /// `true`: the interface of the default route (IPv4, else IPv6). Never `false`: leave it out instead.

@@ -8,26 +8,63 @@ use std::sync::Mutex;
 use regex::Regex;
 use serde_json::{Map, Value};
 
+use crate::closed;
 use crate::validate::Violation;
 
-/// Drops nulls of the members that `schema` knows, as the API server does before it validates (no schema here is nullable).
+/// Drops nulls of the members that `schema` knows and does not call nullable, as the API server does before it validates.
 pub fn drop_nulls(schema: &Value, value: &mut Value) {
+    drop_nulls_if(schema, value, &|below| !nullable(below));
+}
+
+/// Drops nulls of all members that `schema` knows: rules take them for absent.
+pub fn drop_all_nulls(schema: &Value, value: &mut Value) {
+    drop_nulls_if(schema, value, &|_| true);
+}
+
+fn drop_nulls_if(schema: &Value, value: &mut Value, droppable: &impl Fn(&Value) -> bool) {
     match value {
         Value::Object(members) => {
-            members.retain(|name, member| !member.is_null() || member_schema(schema, name).is_none());
+            members.retain(|name, member| !(member.is_null() && member_schema(schema, name).is_some_and(droppable)));
             for (name, member) in members {
                 if let Some(below) = member_schema(schema, name) {
-                    drop_nulls(below, member);
+                    drop_nulls_if(below, member, droppable);
                 }
             }
         }
         Value::Array(items) => {
             if let Some(below) = schema.get("items") {
-                items.iter_mut().for_each(|item| drop_nulls(below, item));
+                items.iter_mut().for_each(|item| drop_nulls_if(below, item, droppable));
             }
         }
         _ => {}
     }
+}
+
+/// Every object below `value` that has fields which its schema does not allow, with the message of the rule.
+pub fn open_objects(schema: &Value, value: &Value, path: &str, found: &mut Vec<Violation>) {
+    match value {
+        Value::Object(members) => {
+            if let Some(message) = closed::open_fields(schema, members) {
+                found.push(Violation::new(path, format!("Invalid value: \"object\": {message}")));
+            }
+            for (name, member) in members {
+                if let Some(below) = member_schema(schema, name) {
+                    open_objects(below, member, &join(path, name), found);
+                }
+            }
+        }
+        Value::Array(items) => {
+            let below = schema.get("items").unwrap_or(&Value::Null);
+            for (index, item) in items.iter().enumerate() {
+                open_objects(below, item, &format!("{path}[{index}]"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn nullable(schema: &Value) -> bool {
+    schema.get("nullable") == Some(&Value::Bool(true))
 }
 
 /// The fields of `value` that `schema` does not know. A list where an object belongs knows none, and the reverse.
@@ -81,6 +118,9 @@ pub fn whole_numbers(value: &mut Value) {
 
 /// Everything that `value`, found at `path`, breaks in `schema`, unknown fields aside.
 pub fn check(schema: &Value, value: &Value, path: &str, found: &mut Vec<Violation>) {
+    if value.is_null() && nullable(schema) {
+        return;
+    }
     let before = found.len();
     check_type(schema, value, path, found);
     if found.len() > before {

@@ -14,7 +14,7 @@ use kube::core::cel::{CompiledSchema, ErrorKind, Validator, compile_schema};
 use serde_json::Value;
 
 use crate::ebpfprogram::EbpfProgram;
-use crate::{API_VERSION, crd, metadata, structural};
+use crate::{API_VERSION, closed, crd, metadata, structural};
 
 /// One thing that is wrong with a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,7 +50,9 @@ struct Rules {
 
 static RULES: LazyLock<Rules> = LazyLock::new(|| {
     let schema = crd::program_schema();
-    let compiled = compile_schema(&schema);
+    let mut known = schema.clone();
+    without_closing_rules(&mut known);
+    let compiled = compile_schema(&known);
     Rules { schema, compiled }
 });
 
@@ -84,12 +86,32 @@ pub fn manifest(manifest: &Value) -> Result<EbpfProgram, Vec<Violation>> {
     let mut found = metadata::check(&known);
     structural::check(&rules.schema, &body, "", &mut found);
     if !found.iter().any(structural::hides_rules) {
+        let mut open = vec![];
+        structural::open_objects(&rules.schema, &body, "", &mut open);
+        let at_rules =
+            |found: Violation| Violation { path: structural::rule_path(&rules.schema, &found.path), ..found };
+        found.extend(open.into_iter().map(at_rules));
+        structural::drop_all_nulls(&rules.schema, &mut value);
         found.extend(broken_rules(rules, &value));
     }
     if !found.is_empty() {
         return Err(found);
     }
     serde_json::from_value(value).map_err(|error| vec![Violation::new("", error.to_string())])
+}
+
+/// Takes out the rules that kube's CEL cannot run; [`structural::open_objects`] stands for them.
+fn without_closing_rules(schema: &mut Value) {
+    match schema {
+        Value::Object(members) => {
+            if let Some(Value::Array(rules)) = members.get_mut("x-kubernetes-validations") {
+                rules.retain(|rule| !closed::closes(rule));
+            }
+            members.values_mut().for_each(without_closing_rules);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_closing_rules),
+        _ => {}
+    }
 }
 
 fn broken_rules(rules: &Rules, value: &Value) -> Vec<Violation> {

@@ -1,0 +1,71 @@
+//! Objects that have the fields of their schema and no others, under every mode of validation.
+//!
+//! Guarantees: a field that is misspelt, or that narrows a selection and was left without a value (`nodeSelector:` with
+//! nothing below it, which is null), is refused by one rule of the object. An API server alone drops both before it looks,
+//! the first unless it validates strictly, and what is left selects more than was meant.
+//!
+//! How, on Kubernetes 1.30 and later: unknown fields are preserved, so that they are still there when rules run. A rule
+//! cannot name them, and `has()` is false for a null, but `size()` of the object counts both.
+
+use serde_json::{Map, Value, json};
+
+/// Fields without which more is selected. Optional ones are refused when they are null.
+const NARROWING: [&str; 6] = ["nodeSelector", "pods", "containers", "exclude", "matchLabels", "matchExpressions"];
+
+/// How the rule begins, and no other does. The API server's CEL has `dyn`, kube's has not: [`crate::validate`] takes this
+/// rule out and asks [`open_fields`] instead.
+pub(crate) const RULE: &str = "size(dyn(self)) == ";
+
+/// Words that CEL keeps for itself and that a field of ours is called.
+const ESCAPED: [&str; 2] = ["function", "namespace"];
+
+/// Closes `schema` and every object below it that names its fields.
+pub(crate) fn close(schema: &mut Value) {
+    let Some(schema) = schema.as_object_mut() else { return };
+    for below in ["items", "additionalProperties"] {
+        if let Some(below) = schema.get_mut(below) {
+            close(below);
+        }
+    }
+    let required = schema.get("required").cloned().unwrap_or_default();
+    let optional = |name: &str| !required.as_array().is_some_and(|names| names.iter().any(|required| required == name));
+    let Some(Value::Object(properties)) = schema.get_mut("properties") else { return };
+    for (name, below) in properties.iter_mut() {
+        close(below);
+        if NARROWING.contains(&name.as_str()) && optional(name) {
+            below["nullable"] = true.into();
+        }
+    }
+    let (rule, message) = rule(properties);
+    schema.insert("x-kubernetes-preserve-unknown-fields".into(), true.into());
+    let rules = schema.entry("x-kubernetes-validations").or_insert_with(|| json!([]));
+    if let Some(rules) = rules.as_array_mut() {
+        rules.insert(0, json!({ "rule": rule, "message": message }));
+    }
+}
+
+fn rule(properties: &Map<String, Value>) -> (String, String) {
+    let has = |name: &String| match ESCAPED.contains(&name.as_str()) {
+        true => format!("has(self.__{name}__)"),
+        false => format!("has(self.{name})"),
+    };
+    let given: Vec<String> = properties.keys().map(has).collect();
+    let known: Vec<&str> = properties.keys().map(String::as_str).collect();
+    let rule = format!("{RULE}[{}].filter(x, x).size()", given.join(", "));
+    let message = format!("a field is misspelt, misplaced or without a value; known here: {}", known.join(", "));
+    (rule, message)
+}
+
+/// The message of the rule that closes `schema`, if `object` breaks it. Nulls that the API server drops are dropped
+/// already.
+pub(crate) fn open_fields<'s>(schema: &'s Value, object: &Map<String, Value>) -> Option<&'s str> {
+    let closing = schema.get("x-kubernetes-validations")?.as_array()?.iter().find(|rule| closes(rule))?;
+    let properties = schema.get("properties")?.as_object()?;
+    let open = object.iter().any(|(name, member)| member.is_null() || !properties.contains_key(name));
+    closing.get("message").and_then(Value::as_str).filter(|_| open)
+}
+
+/// Whether a rule is one that closes an object.
+pub(crate) fn closes(rule: &Value) -> bool {
+    rule.get("rule").and_then(Value::as_str).is_some_and(|text| text.starts_with(RULE))
+}
