@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -83,8 +83,9 @@ pub struct Run {
     /// A registry to talk to in plain HTTP; may be given several times.
     #[arg(long, value_name = "HOST:PORT")]
     pub plain_http_registry: Vec<String>,
-    /// Address for /livez, /readyz and /metrics, in plain HTTP.
-    #[arg(long, env = "SKEP_HEALTH", default_value_t = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8081))]
+    /// Address for /livez, /readyz and /metrics, in plain HTTP. [::] is every address of both families, or of IPv4 alone
+    /// where the kernel has no IPv6.
+    #[arg(long, env = "SKEP_HEALTH", default_value_t = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 8081))]
     pub health_addr: SocketAddr,
     /// First bring the CustomResourceDefinitions to this version.
     #[arg(long)]

@@ -1,7 +1,7 @@
 //! /livez, /readyz and /metrics, in plain HTTP.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
@@ -18,6 +18,11 @@ pub async fn serve(address: SocketAddr, metrics: Arc<Metrics>, cancel: Cancellat
         .route("/readyz", get(|| async { "ok\n" }))
         .route("/metrics", get(|State(metrics): State<Arc<Metrics>>| async move { metrics.text() }))
         .with_state(metrics);
-    let listener = tokio::net::TcpListener::bind(address).await?;
+    let listener = match tokio::net::TcpListener::bind(address).await {
+        Err(_) if address.ip() == Ipv6Addr::UNSPECIFIED => {
+            tokio::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await?
+        }
+        bound => bound?,
+    };
     axum::serve(listener, app).with_graceful_shutdown(cancel.cancelled_owned()).await
 }

@@ -22,18 +22,20 @@ pub struct View<'a> {
     pub node: Option<&'a Node>,
     /// Why its agent does not answer.
     pub unreachable: Option<&'a str>,
-    /// By uid.
-    pub reports: &'a BTreeMap<String, ProgramReport>,
+    /// By uid; none before the agent's first list.
+    pub reports: Option<&'a BTreeMap<String, ProgramReport>>,
     /// The status that it has.
     pub previous: &'a EbpfNodeStatus,
 }
 
 /// The status that the node should have. `lastSeen` is `now` if the agent answers.
 pub fn status(view: View<'_>, now: &Time) -> EbpfNodeStatus {
-    let mut programs: Vec<NodeProgram> = view.reports.values().map(program).collect();
-    programs
-        .sort_by(|one, other| (&one.namespace, &one.name, &one.uid).cmp(&(&other.namespace, &other.name, &other.uid)));
     let previous = view.previous.clone();
+    // Unknown is not none: an operator that has just started, and has not heard the agent, leaves what was written.
+    let (programs, program_count, truncated) = match view.reports {
+        Some(reports) => (listed(reports), Some(i32::try_from(reports.len()).unwrap_or(i32::MAX)), false),
+        None => (previous.programs, previous.program_count, previous.truncated),
+    };
     let last_seen = match view.unreachable {
         Some(_) => previous.agent.as_ref().and_then(|agent| agent.last_seen.clone()),
         None => Some(now.clone()),
@@ -58,9 +60,9 @@ pub fn status(view: View<'_>, now: &Time) -> EbpfNodeStatus {
         agent: agent.or(unheard),
         kernel: kernel.or(previous.kernel),
         features: view.node.map(|node| features(&node.features)).or(previous.features),
-        program_count: Some(i32::try_from(programs.len()).unwrap_or(i32::MAX)),
+        program_count,
         programs,
-        truncated: false,
+        truncated,
         conditions: conditions(previous.conditions, view.unreachable, now),
     };
     bound(&mut status);
@@ -92,6 +94,13 @@ fn conditions(mut conditions: Vec<Condition>, unreachable: Option<&str>, now: &T
     };
     merge_condition(&mut conditions, ready, now);
     conditions
+}
+
+fn listed(reports: &BTreeMap<String, ProgramReport>) -> Vec<NodeProgram> {
+    let mut programs: Vec<NodeProgram> = reports.values().map(program).collect();
+    programs
+        .sort_by(|one, other| (&one.namespace, &one.name, &one.uid).cmp(&(&other.namespace, &other.name, &other.uid)));
+    programs
 }
 
 fn program(report: &ProgramReport) -> NodeProgram {
@@ -199,7 +208,7 @@ mod tests {
         let reports = [("uid-flows".to_string(), ready)].into();
         let (node, previous) = (node(), EbpfNodeStatus::default());
         let status =
-            status(View { node: Some(&node), unreachable: None, reports: &reports, previous: &previous }, &now());
+            status(View { node: Some(&node), unreachable: None, reports: Some(&reports), previous: &previous }, &now());
         let wanted = json!({
             "agent": {"version": "0.1.0", "instance": "i1", "healthy": true, "lastSeen": "2024-01-01T00:00:00Z"},
             "kernel": {"release": "6.12.30", "architecture": "x86_64"},
@@ -225,11 +234,14 @@ mod tests {
 
     #[test]
     fn a_node_that_is_away_keeps_what_was_known() {
-        let (node, reports, none) = (node(), BTreeMap::new(), EbpfNodeStatus::default());
-        let first = status(View { node: Some(&node), unreachable: None, reports: &reports, previous: &none }, &now());
+        let ready = report("r1", State::Ready, "Ready", "");
+        let (node, reports, none) = (node(), [("uid-flows".to_string(), ready)].into(), EbpfNodeStatus::default());
+        let first =
+            status(View { node: Some(&node), unreachable: None, reports: Some(&reports), previous: &none }, &now());
         let later: Time = serde_json::from_value(json!("2024-01-02T00:00:00Z")).unwrap();
-        let away = View { node: None, unreachable: Some("refused"), reports: &reports, previous: &first };
+        let away = View { node: None, unreachable: Some("refused"), reports: None, previous: &first };
         let away = status(away, &later);
+        assert_eq!((away.programs.len(), &away.programs, away.program_count), (1, &first.programs, Some(1)));
         assert_eq!(away.kernel, first.kernel);
         let agent = away.agent.clone().unwrap();
         assert_eq!((agent.healthy, agent.message.as_deref(), agent.last_seen), (false, Some("refused"), Some(now())));
@@ -242,7 +254,8 @@ mod tests {
         let reports =
             (0..5000).map(|n| (n.to_string(), ProgramReport { name: format!("p{n}"), ..long.clone() })).collect();
         let previous = EbpfNodeStatus::default();
-        let status = status(View { node: None, unreachable: None, reports: &reports, previous: &previous }, &now());
+        let status =
+            status(View { node: None, unreachable: None, reports: Some(&reports), previous: &previous }, &now());
         assert!(status.truncated && serde_json::to_vec(&status).unwrap().len() <= MAX_BYTES);
         assert_eq!(status.program_count, Some(5000));
         assert!(status.programs.len() > 1000 && status.programs[0].message.is_none());

@@ -205,6 +205,34 @@ async fn a_lost_connection_is_made_again_and_nothing_is_told_twice() {
 }
 
 #[tokio::test]
+async fn a_certificate_is_renewed_when_a_third_of_its_time_is_left_and_the_connection_goes_on() {
+    let mut cluster = cluster("pod-1", |_, board| {
+        want(board, "a", order("a", "r1"));
+        complete(board);
+    })
+    .await;
+    cluster.reported("a", "r1").await;
+    let first = cluster.agent.identity.serving();
+    // As if the day were nearly two thirds over.
+    let third = jiff::SignedDuration::from_hours(8) + jiff::SignedDuration::from_secs(2);
+    *cluster.agent.not_after.lock().unwrap() = (jiff::Timestamp::now() + third).to_string();
+    cluster.restart().await;
+    cluster.until(|what| matches!(what, What::Snapshot(_))).await;
+    assert_eq!(cluster.agent.identity.serving(), first, "not yet");
+    cluster.agent.calls.lock().unwrap().clear();
+    let renewed = async {
+        while cluster.agent.calls() != ["begin n1", "install"] {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), renewed).await.expect("the certificate should be renewed");
+    assert_ne!(cluster.agent.identity.serving(), first, "another certificate serves");
+    want(&cluster.board, "b", order("b", "r1"));
+    cluster.reported("b", "r1").await;
+    assert_eq!(cluster.agent.calls(), ["begin n1", "install", "apply b r1 epoch 7"], "on the same connection");
+}
+
+#[tokio::test]
 async fn whoever_has_not_the_pods_token_gets_no_certificate_and_no_orders() {
     let mut cluster = cluster("another pod", |_, board| {
         want(board, "a", order("a", "r1"));

@@ -215,7 +215,8 @@ impl Index {
             self.wake(next, Key::Node(name.into()));
             return None;
         }
-        let (node, reports, previous) = (entry.node.as_ref(), &entry.reports, &entry.status);
+        let (node, reports, previous) =
+            (entry.node.as_ref(), Some(&entry.reports).filter(|_| entry.listed), &entry.status);
         let status = nodestatus::status(nodestatus::View { node, unreachable, reports, previous }, clock);
         (!nodestatus::says_the_same(&status, previous)).then(|| Chore::Node {
             name: name.into(),

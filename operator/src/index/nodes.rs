@@ -31,6 +31,8 @@ pub(super) struct Entry {
     pub link: Link,
     pub node: Option<Node>,
     pub reports: BTreeMap<String, ProgramReport>,
+    /// Whether the agent has said which programs it has, since this operator started.
+    pub listed: bool,
     /// The status of its EbpfNode.
     pub status: EbpfNodeStatus,
     pub busy: bool,
@@ -139,6 +141,7 @@ impl Index {
             What::Snapshot(reports) => {
                 let reports = reports.into_iter().map(|report| (report.uid.clone(), report)).collect();
                 let before = std::mem::replace(&mut entry.reports, reports);
+                entry.listed = true;
                 let known: Vec<String> = before.into_keys().chain(entry.reports.keys().cloned()).collect();
                 self.dirty.extend(known.into_iter().map(Key::Program));
                 self.dirty_programs_of(&name);

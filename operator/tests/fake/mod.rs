@@ -38,6 +38,11 @@ impl Identity {
         let current = RwLock::new(certified(vec![own.der().clone()], &key));
         Self { key, current }
     }
+
+    /// The certificate that the next connection sees.
+    pub fn serving(&self) -> CertificateDer<'static> {
+        self.current.read().unwrap().cert[0].clone()
+    }
 }
 
 fn certified(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Arc<CertifiedKey> {
