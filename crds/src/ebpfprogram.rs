@@ -63,8 +63,9 @@ pub struct EbpfProgramSpec {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("has(self.maxEntries) || has(self.onUpdate) || has(self.merge)").message("no option is given: write maxEntries, onUpdate or merge, or leave the map out"),
-    validation = Rule::new("!has(self.merge) || !has(self.onUpdate) || self.onUpdate == 'Keep'").message("merge: nothing is brought over to a map that starts anew: leave merge out, or write onUpdate: Keep")
+    validation = Rule::new("has(self.maxEntries) || has(self.onUpdate) || has(self.merge) || has(self.share)").message("no option is given: write maxEntries, onUpdate, merge or share, or leave the map out"),
+    validation = Rule::new("!has(self.merge) || !has(self.onUpdate) || self.onUpdate == 'Keep'").message("merge: nothing is brought over to a map that starts anew: leave merge out, or write onUpdate: Keep"),
+    validation = Rule::new("!has(self.share) || !(has(self.onUpdate) || has(self.merge))").message("share: a map that others use too is not one program's to reset or to move: leave onUpdate and merge out")
 )]
 pub struct MapOptions {
     /// How many entries the map has room for; absent: as the object says. A kept map moves to one of the new size with
@@ -80,6 +81,12 @@ pub struct MapOptions {
     /// that the new programs have not changed as well; the others are counted as raced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merge: Option<Merge>,
+    /// The group whose map of this name is used: all EbpfPrograms of the namespace that name the group have one map
+    /// together. It is made by the first of them and goes with the last. All declare it alike, with the same maxEntries;
+    /// one that differs is refused (`MapIncompatible`). For another definition, name another group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub share: Option<String>,
 }
 
 /// How changed values are brought over: `Sum` adds the difference, so that counters lose nothing. All fields of the value

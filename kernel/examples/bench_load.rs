@@ -47,6 +47,7 @@ fn round(bytes: &[u8], count: usize, root: &Path, state: &Path, top: &Path) -> f
             maps,
             variants: [variant].into(),
             keep: [("counts".to_owned(), Merge::default())].into(),
+            share: [].into(),
         };
         let uid = format!("u{i}");
         host.load(&uid, "l", &request).unwrap();

@@ -6,6 +6,8 @@
 //! <root>/<uid>/<load>/{base,sums}/<map>      what was copied of a kept map of another size, until it is settled
 //! <root>/<uid>/maps/<map>                    kept maps, under a path that survives loads
 //! <root>/<uid>/links/<hash of the hook>
+//! <root>/<uid>/<load>/shares/<map>/<namespace>/<group>    a directory: the map is that of the group
+//! <root>/shared/<namespace>/<group>/<map>    maps of groups
 //! ```
 //!
 //! What ends in `~` is half done: a load is built under `<load>~` and renamed when complete.
@@ -54,6 +56,9 @@ impl Bpffs {
     }
     pub fn link(&self, uid: &str, link: &str) -> PathBuf {
         self.links(uid).join(escape(link))
+    }
+    pub fn shared(&self) -> PathBuf {
+        self.root.join("shared")
     }
     /// uids that have a directory.
     pub fn programs(&self) -> Result<Vec<String>, KernelError> {

@@ -18,6 +18,7 @@ use crate::load::{self, Loaded};
 use crate::migrate::{self, Settled};
 use crate::observe;
 use crate::seam::{Kernel, LoadOutcome, LoadRequest, Observed, ProgramAt};
+use crate::shared::{self, Shares};
 use crate::sys::{self, link, map, program};
 use crate::tc::Filters;
 
@@ -28,6 +29,7 @@ const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 pub struct Host {
     bpffs: Bpffs,
     filters: Filters,
+    shares: Shares,
     /// Parsed at first use: it takes tens of milliseconds, and 16 MB.
     types: OnceLock<Option<Arc<TargetBtf>>>,
 }
@@ -36,7 +38,15 @@ impl Host {
     /// `root` is Skep's directory, e.g. /sys/fs/bpf/skep; its parent must be in a bpffs. `state_dir` takes the records of
     /// what cannot be pinned.
     pub fn open(root: &Path, state_dir: &Path) -> Result<Self, KernelError> {
-        Ok(Host { bpffs: Bpffs::open(root)?, filters: Filters::new(state_dir), types: OnceLock::new() })
+        let host = Host {
+            bpffs: Bpffs::open(root)?,
+            filters: Filters::new(state_dir),
+            shares: Shares::default(),
+            types: OnceLock::new(),
+        };
+        // What an earlier process made for a load that it did not finish.
+        host.shares.collect(&host.bpffs)?;
+        Ok(host)
     }
     pub fn bpffs(&self) -> &Bpffs {
         &self.bpffs
@@ -66,11 +76,40 @@ impl Host {
         sys::open_pin(&path).map_err(KernelError::io(format!("opening program {}", program.pin)))
     }
 
+    /// A load from nothing.
+    fn make(&self, uid: &str, name: &str, request: &LoadRequest) -> Result<LoadOutcome, KernelError> {
+        let kept = self.kept(uid);
+        let mut inherited = kept.inherit(request)?;
+        let mut joined = self.shares.join(&self.bpffs, request)?;
+        let mut reuse = std::mem::take(&mut inherited.maps);
+        reuse.append(&mut joined.maps);
+        let loaded = load::load(request, reuse, self.types_for(request).as_deref())?;
+        let staged = self.bpffs.staged_load(uid, name);
+        bpffs::remove_tree(&staged)?;
+        let result = self
+            .stage(&staged, &loaded)
+            .and_then(|()| kept.stage(&staged, &inherited))
+            .and_then(|()| shared::mark(&staged, request));
+        if let Err(e) = result {
+            // The error that stopped us is the one to tell; what is left ends in `~` and goes with the next pass.
+            let _ = bpffs::remove_tree(&staged);
+            return Err(e);
+        }
+        bpffs::rename(&staged, &self.bpffs.load(uid, name))?;
+        kept.publish_new(name, request)?;
+        let own = bpffs::list(&self.bpffs.kept_maps(uid))?;
+        let left = request.share.iter().filter(|(map, _)| own.contains(map));
+        let reset = left.map(|(map, group)| (map.clone(), format!("it is that of group {} now", group.name)));
+        inherited.outcome.reset.extend(reset);
+        Ok(inherited.outcome)
+    }
+
     /// The variants that a complete load lacks, with the load's own maps.
     fn complete(&self, uid: &str, name: &str, request: &LoadRequest) -> Result<LoadOutcome, KernelError> {
         let dir = self.bpffs.load(uid, name);
         let present = bpffs::list(&dir.join("progs"))?;
         self.find_maps(&dir, &present, request)?;
+        self.shares.pin_again(&self.bpffs, &dir)?;
         let mut missing = request.clone();
         missing.variants.retain(|v| !present.contains(&v.pin()));
         if missing.variants.is_empty() {
@@ -169,20 +208,12 @@ impl Kernel for Host {
         if self.bpffs.load(uid, name).exists() {
             return self.complete(uid, name, request);
         }
-        let kept = self.kept(uid);
-        let mut inherited = kept.inherit(request)?;
-        let loaded = load::load(request, std::mem::take(&mut inherited.maps), self.types_for(request).as_deref())?;
-        let staged = self.bpffs.staged_load(uid, name);
-        bpffs::remove_tree(&staged)?;
-        let result = self.stage(&staged, &loaded).and_then(|()| kept.stage(&staged, &inherited));
-        if let Err(e) = result {
-            // The error that stopped us is the one to tell; what is left ends in `~` and goes with the next pass.
-            let _ = bpffs::remove_tree(&staged);
-            return Err(e);
+        let made = self.make(uid, name, request);
+        if made.is_err() && !request.share.is_empty() {
+            // The error that stopped us is the one to tell; a map that is left goes with the next load that does.
+            let _ = self.shares.collect(&self.bpffs);
         }
-        bpffs::rename(&staged, &self.bpffs.load(uid, name))?;
-        kept.publish_new(name, request)?;
-        Ok(inherited.outcome)
+        made
     }
 
     fn set_gate(&self, uid: &str, load: &str, gate: &str, cgroups: &[u64]) -> Result<(), KernelError> {
@@ -250,7 +281,8 @@ impl Kernel for Host {
         if observe::has_program_array(&self.bpffs.load(uid, name))? {
             migrate::wait_for_programs()?;
         }
-        bpffs::remove_tree(&self.bpffs.load(uid, name))
+        bpffs::remove_tree(&self.bpffs.load(uid, name))?;
+        self.shares.collect(&self.bpffs)
     }
 
     fn unload(&self, uid: &str, program: &ProgramAt) -> Result<(), KernelError> {
@@ -260,6 +292,7 @@ impl Kernel for Host {
     fn discard(&self, uid: &str, staged: &str) -> Result<(), KernelError> {
         let Some(base) = staged.strip_suffix('~') else { return Ok(()) };
         bpffs::remove_tree(&self.bpffs.staged_load(uid, base))?;
+        self.shares.collect(&self.bpffs)?;
         drop_link(&self.bpffs.links(uid).join(format!("{}~", escape(base))))?;
         bpffs::unpin(&self.bpffs.kept_maps(uid).join(format!("{}~", escape(base))))
     }
@@ -268,6 +301,7 @@ impl Kernel for Host {
         for link in bpffs::list(&self.bpffs.links(uid))?.into_iter().chain(self.filters.links(uid)) {
             self.detach(uid, &link)?;
         }
-        bpffs::remove_tree(&self.bpffs.program(uid))
+        bpffs::remove_tree(&self.bpffs.program(uid))?;
+        self.shares.collect(&self.bpffs)
     }
 }

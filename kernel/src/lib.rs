@@ -23,6 +23,7 @@ pub mod netns;
 pub mod observe;
 pub mod probe;
 pub mod seam;
+pub mod shared;
 pub mod sys;
 pub mod tc;
 

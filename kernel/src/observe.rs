@@ -13,6 +13,7 @@ use crate::error::KernelError;
 use crate::kept::Kept;
 use crate::load::create_map;
 use crate::seam::{LoadRequest, Observed, ObservedLink, ObservedLoad, ObservedMap, ObservedProgram};
+use crate::shared;
 use crate::sys::map::MapInfo;
 use crate::sys::{self, link, map, program};
 
@@ -28,6 +29,7 @@ pub fn observe(bpffs: &Bpffs, uid: &str) -> Result<Observed, KernelError> {
             load => {
                 let mut seen = observe_load(&bpffs.load(uid, load))?;
                 seen.pending = Kept { bpffs, uid }.is_pending(load);
+                seen.unshared = shared::lost(bpffs, &bpffs.load(uid, load))?;
                 observed.loads.insert(name, seen);
             }
         }

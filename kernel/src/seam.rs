@@ -37,6 +37,15 @@ pub struct LoadRequest {
     /// Maps whose contents outlive a load, and how what an old load's programs still count is brought over when a map
     /// changes its size.
     pub keep: BTreeMap<String, Merge>,
+    /// Maps that are those of a group; none of them is in `keep`.
+    pub share: BTreeMap<String, Group>,
+}
+
+/// Programs of one namespace that use a map together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Group {
+    pub namespace: String,
+    pub name: String,
 }
 
 /// What becomes of a value that changed in an old map after it was copied to a new one.
@@ -86,6 +95,8 @@ pub struct ObservedLoad {
     pub maps: BTreeMap<String, ObservedMap>,
     /// It has maps that are to take the place of kept ones, and was not settled yet.
     pub pending: bool,
+    /// Maps of groups that are not pinned there any more.
+    pub unshared: BTreeSet<String>,
 }
 
 /// A loaded program.

@@ -90,6 +90,7 @@ impl History<'_> {
             maps: vec![MapDef { name: MAP.into(), max_entries: *entries, ..MapDef::default() }],
             variants: wanted.variants.clone(),
             keep: [(MAP.to_owned(), Merge::Sum)].into(),
+            share: BTreeMap::new(),
         };
         Some(execute(&self.fake, UID, &request, &BTreeMap::new(), &plan))
     }

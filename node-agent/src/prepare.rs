@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use skep_crds::{EbpfProgramSpec, OnUpdate};
-use skep_kernel::seam::{LoadRequest, Merge, Variant};
+use skep_kernel::seam::{Group, LoadRequest, Merge, Variant};
 use skep_object::kind::mismatch;
 use skep_object::map::{MapDef, map_type};
 use skep_object::{Object, ObjectError};
@@ -36,7 +36,10 @@ pub fn prepare(
     binaries: &dyn Binaries,
 ) -> Result<Prepared, ProgramError> {
     let mut maps = object.with_globals(spec.globals.iter().flatten())?;
-    let keep = kept_maps(spec, &object)?;
+    let mut keep = kept_maps(spec, &object)?;
+    let share = shared_maps(spec, namespace);
+    // The lasting path of a map that others use too is that of its group.
+    keep.retain(|map, _| !share.contains_key(map));
     sized(spec, &mut maps)?;
     for program in &spec.programs {
         object.program(&program.name)?;
@@ -71,7 +74,7 @@ pub fn prepare(
         spare,
     };
     let gates = gates(spec, namespace, view);
-    Ok(Prepared { request: LoadRequest { object, maps, variants, keep }, wanted, targets, gates, suspended })
+    Ok(Prepared { request: LoadRequest { object, maps, variants, keep, share }, wanted, targets, gates, suspended })
 }
 
 /// The maps that a load of these functions has.
@@ -80,6 +83,13 @@ fn used_maps(object: &Object, variants: &BTreeSet<Variant>) -> Result<BTreeSet<S
     let own = selection.maps.iter().map(|index| object.maps()[*index].name.clone());
     let gates = variants.iter().filter_map(|v| v.attributes.gate.as_deref()).map(skep_kernel::gate::map_name);
     Ok(own.chain(gates).collect())
+}
+
+/// Maps that are those of a group of the namespace; that the object has them is checked with the kept ones.
+fn shared_maps(spec: &EbpfProgramSpec, namespace: &str) -> BTreeMap<String, Group> {
+    let options = spec.maps.iter().flatten();
+    let group = |name: &String| Group { namespace: namespace.to_owned(), name: name.clone() };
+    options.filter_map(|(map, options)| Some((map.clone(), options.share.as_ref().map(group)?))).collect()
 }
 
 /// The object's maps with the sizes that the spec gives them.

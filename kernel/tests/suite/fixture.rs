@@ -206,7 +206,7 @@ pub fn request(object: &Arc<Object>, hooks: &[(&str, &Hook)], globals: &[(&str, 
         })
         .collect();
     let keep = maps.iter().filter(|m| m.data.is_none()).map(|m| (m.name.clone(), Merge::Untouched)).collect();
-    LoadRequest { object: object.clone(), maps, variants, keep }
+    LoadRequest { object: object.clone(), maps, variants, keep, share: BTreeMap::new() }
 }
 
 pub fn hook(kind: Kind, attach_type: u32, target: Target) -> Hook {

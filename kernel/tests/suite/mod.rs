@@ -5,4 +5,5 @@ mod kept;
 mod lifecycle;
 mod loading;
 mod netns;
+mod shared;
 mod updates;

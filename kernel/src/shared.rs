@@ -1,0 +1,195 @@
+//! Maps that the programs of several uids use together, by group.
+//!
+//! **Guarantees.** A group has one map of a name, however many loads begin at once: who comes second gets the first one's,
+//! also after its pin was deleted, as long as a load uses it. A definition that differs is refused, never re-used. The map
+//! goes with the last load that uses it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use skep_object::btf::sanitize::BtfFeatures;
+use skep_object::map::MapDef;
+
+use crate::bpffs::{self, Bpffs, escape};
+use crate::error::KernelError;
+use crate::load::create_map;
+use crate::observe::{Difference, difference};
+use crate::seam::{Group, LoadRequest};
+use crate::sys;
+
+/// Where a load says which of its maps are of a group: `<load>/shares/<map>/<namespace>/<group>`, a directory.
+const MARKS: &str = "shares";
+
+/// Keeps loads that begin together apart, and from the removal of what nobody uses.
+#[derive(Debug, Default)]
+pub struct Shares {
+    /// Read while a load is made with maps that it has not marked as its own yet.
+    joining: RwLock<()>,
+    /// One finds or makes a map.
+    making: Mutex<()>,
+}
+
+/// The maps of groups that a load begins with. While it lives none of them is taken away.
+#[derive(Debug)]
+pub struct Joined<'a> {
+    pub maps: BTreeMap<String, OwnedFd>,
+    _joining: RwLockReadGuard<'a, ()>,
+}
+
+impl Shares {
+    /// The maps that a request shares: those that are there, and new ones where there are none.
+    pub fn join(&self, bpffs: &Bpffs, request: &LoadRequest) -> Result<Joined<'_>, KernelError> {
+        let joining = self.joining.read().unwrap_or_else(PoisonError::into_inner);
+        let mut maps = BTreeMap::new();
+        for (name, group) in &request.share {
+            // A map that the object does not have is the caller's to refuse.
+            let Some(def) = request.maps.iter().find(|def| def.name == *name) else { continue };
+            let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+            maps.insert(name.clone(), find_or_make(bpffs, request, def, group)?);
+        }
+        Ok(Joined { maps, _joining: joining })
+    }
+
+    /// Pins the maps of a complete load again whose pins in their groups somebody deleted.
+    pub fn pin_again(&self, bpffs: &Bpffs, load: &Path) -> Result<(), KernelError> {
+        let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, group) in marks(load)? {
+            let path = place(bpffs, &name, &group);
+            if !path.exists()
+                && let Ok(map) = sys::open_pin(&load.join("maps").join(escape(&name)))
+            {
+                pin(&map, &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away the maps that no load uses any more.
+    pub fn collect(&self, bpffs: &Bpffs) -> Result<(), KernelError> {
+        let root = bpffs.shared();
+        if !root.exists() {
+            return Ok(());
+        }
+        let _alone = self.joining.write().unwrap_or_else(PoisonError::into_inner);
+        let mut used = BTreeSet::new();
+        for load in loads(bpffs)? {
+            used.extend(marks(&load)?.into_iter().map(|(name, group)| place(bpffs, &name, &group)));
+        }
+        for namespace in subdirectories(&root)? {
+            for group in subdirectories(&namespace)? {
+                for name in bpffs::list(&group)? {
+                    let path = group.join(escape(&name));
+                    if !used.contains(&path) {
+                        bpffs::unpin(&path)?;
+                    }
+                }
+                // Only empty ones go.
+                let _ = std::fs::remove_dir(&group);
+            }
+            let _ = std::fs::remove_dir(&namespace);
+        }
+        let _ = std::fs::remove_dir(&root);
+        Ok(())
+    }
+}
+
+/// Marks, in a load that is being built, which of its maps are of a group.
+pub fn mark(load: &Path, request: &LoadRequest) -> Result<(), KernelError> {
+    for (name, group) in &request.share {
+        bpffs::make_dir(&load.join(MARKS).join(escape(name)).join(escape(&group.namespace)).join(escape(&group.name)))?;
+    }
+    Ok(())
+}
+
+/// Maps of a load whose pin in their group is gone.
+pub fn lost(bpffs: &Bpffs, load: &Path) -> Result<BTreeSet<String>, KernelError> {
+    let gone = |(name, group): &(String, Group)| !place(bpffs, name, group).exists();
+    Ok(marks(load)?.into_iter().filter(gone).map(|(name, _)| name).collect())
+}
+
+fn find_or_make(bpffs: &Bpffs, request: &LoadRequest, def: &MapDef, group: &Group) -> Result<OwnedFd, KernelError> {
+    let path = place(bpffs, &def.name, group);
+    let there = match sys::open_pin(&path) {
+        Ok(map) => Some(map),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let found = member(bpffs, &def.name, group)?;
+            found.iter().try_for_each(|map| pin(map, &path))?;
+            found
+        }
+        Err(e) => {
+            return Err(KernelError::Io {
+                what: format!("opening map {} of group {}", def.name, group.name),
+                source: e,
+            });
+        }
+    };
+    if let Some(map) = there {
+        return match difference(def, request, map.as_fd())? {
+            None => Ok(map),
+            Some(Difference::Size { text, .. } | Difference::Other(text)) => Err(KernelError::MapIncompatible {
+                map: def.name.clone(),
+                why: format!(
+                    "share: group {} of namespace {} has this map already, and {text}; programs that share a map declare it alike, with the same maxEntries",
+                    group.name, group.namespace
+                ),
+            }),
+        };
+    }
+    let btf = request.object.btf_for_kernel(BtfFeatures::ALL).and_then(|btf| sys::load_btf(&btf).ok());
+    let map = create_map(def, btf.as_ref().map(AsFd::as_fd))?;
+    pin(&map, &path)?;
+    Ok(map)
+}
+
+/// A group's map, from a load that uses it.
+fn member(bpffs: &Bpffs, name: &str, group: &Group) -> Result<Option<OwnedFd>, KernelError> {
+    for load in loads(bpffs)? {
+        if marks(&load)?.contains(&(name.to_owned(), group.clone()))
+            && let Ok(map) = sys::open_pin(&load.join("maps").join(escape(name)))
+        {
+            return Ok(Some(map));
+        }
+    }
+    Ok(None)
+}
+
+/// Every load of every uid, those that are half done too.
+fn loads(bpffs: &Bpffs) -> Result<Vec<PathBuf>, KernelError> {
+    let mut found = Vec::new();
+    for uid in bpffs.programs()? {
+        found.extend(subdirectories(&bpffs.program(&uid))?);
+    }
+    Ok(found)
+}
+
+fn marks(load: &Path) -> Result<Vec<(String, Group)>, KernelError> {
+    let mut found = Vec::new();
+    for name in bpffs::list(&load.join(MARKS))? {
+        for namespace in bpffs::list(&load.join(MARKS).join(escape(&name)))? {
+            for group in bpffs::list(&load.join(MARKS).join(escape(&name)).join(escape(&namespace)))? {
+                found.push((name.clone(), Group { namespace: namespace.clone(), name: group }));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn subdirectories(path: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(KernelError::Io { what: format!("listing {}", path.display()), source: e }),
+    };
+    Ok(entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect())
+}
+
+fn place(bpffs: &Bpffs, name: &str, group: &Group) -> PathBuf {
+    bpffs.shared().join(escape(&group.namespace)).join(escape(&group.name)).join(escape(name))
+}
+
+fn pin(map: &OwnedFd, path: &Path) -> Result<(), KernelError> {
+    bpffs::make_dir(path.parent().unwrap_or(path))?;
+    sys::pin(map.as_fd(), path).map_err(KernelError::io(format!("pinning {}", path.display())))
+}
