@@ -1,10 +1,11 @@
 //! Hooks on network interfaces.
 
 use kube::KubeSchema;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
 use crate::selector::PodSelector;
+use crate::union::exactly_one;
 
 /// An XDP hook.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,46 @@ pub struct Tcx {
     pub interfaces: Interfaces,
     /// Which packets: those received or those sent.
     pub direction: Direction,
+    /// Where among the programs of the interface and direction. Absent: after those that are there when it is attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
+}
+
+/// Where a program stands among those of its hook; exactly one of the three.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[schemars(transform = one_position)]
+pub enum Position {
+    /// `First`: before those that are there when it is attached; `Last`: after them.
+    Place(Place),
+    /// Directly before another program, which is on the same hook. One that is not there is reported as
+    /// `TargetNotFound`, and waited for.
+    Before(ProgramFunction),
+    /// Directly after another program, as with `before`.
+    After(ProgramFunction),
+}
+
+/// An end of the row of programs on a hook.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    First,
+    Last,
+}
+
+/// A function of another EbpfProgram of the same namespace.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ProgramFunction {
+    /// The EbpfProgram's name.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub ebpf_program: String,
+    /// The function's name in its object: `check`.
+    #[schemars(length(min = 1, max = 127), regex(pattern = r"^[A-Za-z_.$][A-Za-z0-9_.$]*$"))]
+    pub function: String,
+}
+
+fn one_position(schema: &mut Schema) {
+    exactly_one(schema, "give exactly one of place: First or Last, before and after");
 }
 
 /// A classic tc filter on the interface's clsact qdisc.

@@ -7,19 +7,24 @@ use std::path::Path;
 
 use skep_object::kind::{KINDS, Kind};
 
+use crate::bpffs::Bpffs;
 use crate::error::{Holder, KernelError};
 use crate::hook::{Hook, Netfilter, Target, XdpMode};
 use crate::netns;
+use crate::order;
 use crate::sys::link::{self, LinkTarget, NetfilterAt};
 use crate::sys::{netlink, perf, program};
 
 type Attach = fn(BorrowedFd<'_>, &Hook) -> Result<OwnedFd, KernelError>;
+type AttachInOrder = fn(BorrowedFd<'_>, &Hook, &Bpffs) -> Result<OwnedFd, KernelError>;
 
 /// What holds a program on its hook.
 #[derive(Clone, Copy)]
 enum Means {
     /// A link, which can be pinned.
     Link(Attach),
+    /// A link that may go beside another, which is found in bpffs.
+    LinkInOrder(AttachInOrder),
     /// A tc filter, which needs a record.
     Filter,
 }
@@ -27,7 +32,7 @@ enum Means {
 /// One entry per row of [`KINDS`], in its order; a test holds it to that.
 static ATTACH: [(Kind, Means); KINDS.len()] = [
     (Kind::Xdp, Means::Link(xdp)),
-    (Kind::Tcx, Means::Link(tcx)),
+    (Kind::Tcx, Means::LinkInOrder(tcx)),
     (Kind::Tc, Means::Filter),
     (Kind::CgroupSkb, Means::Link(cgroup)),
     (Kind::CgroupSockAddr, Means::Link(cgroup)),
@@ -50,9 +55,10 @@ pub fn needs_record(kind: Kind) -> bool {
 }
 
 /// Attaches a program; the link lives as long as the descriptor or a pin of it.
-pub fn attach(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
+pub fn attach(program: BorrowedFd<'_>, hook: &Hook, bpffs: &Bpffs) -> Result<OwnedFd, KernelError> {
     match ATTACH[hook.kind as usize].1 {
         Means::Link(attach) => attach(program, hook),
+        Means::LinkInOrder(attach) => attach(program, hook, bpffs),
         Means::Filter => Err(wrong_target(hook)),
     }
 }
@@ -100,10 +106,12 @@ fn holder(id: u32) -> Holder {
     Holder { program_id: id, program_name: info.map(|i| i.name).unwrap_or_default() }
 }
 
-fn tcx(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
+fn tcx(program: BorrowedFd<'_>, hook: &Hook, bpffs: &Bpffs) -> Result<OwnedFd, KernelError> {
     let Target::Interface { netns, ifindex, name, .. } = &hook.target else { return Err(wrong_target(hook)) };
     let (index, attach_type) = (*ifindex, hook.attach_type);
-    let result = netns::within(Some(netns), || link::create(program, LinkTarget::Interface(index), attach_type, 0));
+    let place = order::place(bpffs, hook)?;
+    let target = LinkTarget::Ordered(index, order::beside(place.as_ref()));
+    let result = netns::within(Some(netns), || link::create(program, target, attach_type, 0));
     result.map_err(|e| match e.raw_os_error() {
         Some(libc::ERANGE) => KernelError::LimitReached {
             what: format!("tcx on interface {name}"),

@@ -18,13 +18,56 @@ pub struct Hook {
 }
 
 /// Options that a link update cannot change: they are part of the link's identity.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     pub xdp_mode: XdpMode,
     /// tc only: the filter's priority; 0: Skep's default.
     pub tc_priority: u16,
     /// netfilter only: where in the path of packets.
     pub netfilter: Option<Netfilter>,
+    /// tcx only: where among the programs of the interface and direction.
+    pub order: Order,
+}
+
+/// Where among the programs of a hook a link goes when it is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// After those that are there.
+    #[default]
+    Last,
+    /// Before those that are there.
+    First,
+    Before(Neighbour),
+    After(Neighbour),
+}
+
+/// A function of another program of Skep's on the same hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// `None`: this node has no such program.
+    pub uid: Option<String>,
+    /// The EbpfProgram's name.
+    pub name: String,
+    pub function: String,
+}
+
+impl std::fmt::Display for Neighbour {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of EbpfProgram {}", self.function, self.name)
+    }
+}
+
+impl Order {
+    /// A text that two equal orders share and two different ones do not; `None` for the one that asks for nothing. The
+    /// neighbour's uid is not in it: one that is made again is still the neighbour.
+    fn canonical(&self) -> Option<String> {
+        match self {
+            Order::Last => None,
+            Order::First => Some("first".into()),
+            Order::Before(other) => Some(format!("before {}/{}", other.name, other.function)),
+            Order::After(other) => Some(format!("after {}/{}", other.name, other.function)),
+        }
+    }
 }
 
 /// A place in the path of packets through a network namespace.
@@ -145,13 +188,14 @@ impl Hook {
     /// What must be fixed when a function from `section` is loaded for this hook.
     pub fn load_attributes(&self, section: &str) -> LoadAttributes {
         let attributes = LoadAttributes::new(self.kind, self.attach_type, self.target.name(), section);
-        LoadAttributes { gate: self.gate.clone(), ..attributes }
+        // The kernel takes a program once on such a hook: one that changes its place is there twice for a moment.
+        LoadAttributes { gate: self.gate.clone(), copy: self.options.order.canonical(), ..attributes }
     }
 
     /// The name of the link's pin: a hash of the function, the hook, the target and every option that a link update
     /// cannot change. It says what should be there; whether it lives is the kernel's to say.
     pub fn link_name(&self, function: &str) -> String {
-        let Options { xdp_mode, tc_priority, netfilter } = self.options;
+        let Options { xdp_mode, tc_priority, netfilter, order } = &self.options;
         let mut text = format!(
             "{function}\n{}\n{}\n{}\n{xdp_mode:?}\n{tc_priority}\n{}",
             self.kind,
@@ -163,6 +207,7 @@ impl Hook {
         if let Some(Netfilter { family, hook, priority, defragment }) = netfilter {
             text.push_str(&format!("\n{family:?} {hook:?} {priority} {defragment}"));
         }
+        text.extend(order.canonical().map(|order| format!("\n{order}")));
         hex_prefix(text.as_bytes())
     }
 }

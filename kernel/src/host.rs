@@ -17,6 +17,7 @@ use crate::kept::Kept;
 use crate::load::{self, Loaded};
 use crate::migrate::{self, Settled};
 use crate::observe;
+use crate::order::{self, Standing};
 use crate::seam::{Kernel, LoadOutcome, LoadRequest, Observed, ProgramAt};
 use crate::shared::{self, Shares};
 use crate::sys::{self, link, map, program};
@@ -226,7 +227,7 @@ impl Kernel for Host {
             return self.filters.attach(uid, name, hook, program.as_fd());
         }
         bpffs::make_dir(&self.bpffs.links(uid))?;
-        let link = attach::attach(program.as_fd(), hook)?;
+        let link = attach::attach(program.as_fd(), hook, &self.bpffs)?;
         // Not pinned, the link goes with its descriptor: a failure here leaves nothing.
         pin(&link, &self.bpffs.link(uid, name))
     }
@@ -253,7 +254,7 @@ impl Kernel for Host {
                 let staged = PathBuf::from(format!("{}~", path.display()));
                 drop_link(&staged)?;
                 let left = sys::open_pin(&path);
-                let link = attach::attach(new.as_fd(), hook)?;
+                let link = attach::attach(new.as_fd(), hook, &self.bpffs)?;
                 pin(&link, &staged)?;
                 bpffs::rename(&staged, &path)?;
                 if let Ok(left) = left {
@@ -262,6 +263,10 @@ impl Kernel for Host {
                 Ok(())
             }
         }
+    }
+
+    fn standing(&self, hook: &Hook, link_id: u32) -> Result<Standing, KernelError> {
+        order::standing(&self.bpffs, hook, link_id)
     }
 
     fn detach(&self, uid: &str, name: &str) -> Result<(), KernelError> {

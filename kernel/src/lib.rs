@@ -21,6 +21,7 @@ pub mod load;
 pub mod migrate;
 pub mod netns;
 pub mod observe;
+pub mod order;
 pub mod probe;
 pub mod seam;
 pub mod shared;

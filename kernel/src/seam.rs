@@ -12,6 +12,7 @@ use skep_object::map::MapDef;
 use crate::error::KernelError;
 use crate::hook::{Hook, program_pin};
 pub use crate::migrate::Settled;
+pub use crate::order::Standing;
 
 /// A function as it is to be loaded.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,6 +137,8 @@ pub trait Kernel: Send + Sync {
     fn attach(&self, uid: &str, link: &str, hook: &Hook, program: &ProgramAt) -> Result<(), KernelError>;
     /// Puts a program in the place of the one with the id `old`, in the way of the hook's kind.
     fn replace(&self, uid: &str, link: &str, hook: &Hook, old: u32, program: &ProgramAt) -> Result<(), KernelError>;
+    /// How a link stands to the neighbour that its hook names.
+    fn standing(&self, hook: &Hook, link_id: u32) -> Result<Standing, KernelError>;
     /// Takes a link away; one that is not there is fine.
     fn detach(&self, uid: &str, link: &str) -> Result<(), KernelError>;
     /// Makes a load the one whose maps are kept, when links run it: what an older load's programs counted in maps of

@@ -21,6 +21,7 @@ use crate::drift::{self, Left};
 use crate::error::ProgramError;
 use crate::execute::{Outcome, execute};
 use crate::images::{Images, blocking};
+use crate::neighbours::{self, Neighbours};
 use crate::plan::{Action, plan};
 use crate::prepare::{Prepared, prepare};
 use crate::report;
@@ -39,6 +40,7 @@ pub struct Shared {
     pub images: Images,
     pub reports: Reports,
     pub store: Store,
+    pub neighbours: Neighbours,
     pub view: watch::Receiver<Arc<NodeView>>,
     /// Places for blocking kernel work.
     pub places: Arc<Semaphore>,
@@ -57,14 +59,17 @@ pub struct Order {
 /// Runs until the program is gone, or until the agent stops (the sender of orders is dropped).
 pub async fn run(shared: Arc<Shared>, uid: String, mut orders: watch::Receiver<Order>) {
     let mut view = shared.view.clone();
+    let mut others = shared.neighbours.watch();
     let mut backoff = Backoff::new(fastrand::f64);
     let mut past = Past::default();
     loop {
         let order = orders.borrow_and_update().clone();
         let now = view.borrow_and_update().clone();
+        others.borrow_and_update();
         let again = match &order.program {
             None => match remove(&shared, &uid).await {
                 Ok(()) => {
+                    shared.neighbours.remove(&uid);
                     shared.reports.gone(&uid);
                     trim(&shared).await;
                     return;
@@ -104,6 +109,7 @@ pub async fn run(shared: Arc<Shared>, uid: String, mut orders: watch::Receiver<O
                 }
                 backoff.reset();
             }
+            _ = others.changed(), if shared.neighbours.names_others(&uid) => {}
             () = tokio::time::sleep(again) => {}
         }
     }
@@ -194,6 +200,7 @@ async fn pass(
     left: Option<Left>,
 ) -> Result<Passed, ProgramError> {
     let spec = spec::decode(&desired.api_version, &desired.spec)?;
+    shared.neighbours.put(&desired.uid, &desired.namespace, &desired.name, &spec)?;
     let observed = observe(shared, &desired.uid).await;
     let (reference, policy) = (&spec.image.reference, spec.image.pull_policy.unwrap_or_default());
     let fresh = !observed.loads.contains_key(&desired.load);
@@ -227,11 +234,15 @@ fn act(
     left: Option<&Left>,
 ) -> Result<Passed, ProgramError> {
     let kernel = &*shared.kernel;
-    let prepared = prepare(spec, &desired.namespace, &desired.load, object, view, &HostBinaries)?;
-    let observed = kernel.observe(&desired.uid)?;
+    let mut prepared = prepare(spec, &desired.namespace, &desired.load, object, view, &HostBinaries)?;
+    neighbours::resolve(&shared.neighbours, &desired.namespace, &mut prepared.wanted);
+    let mut observed = kernel.observe(&desired.uid)?;
+    let alone = neighbours::look(kernel, &prepared.wanted, &mut observed)?;
     let plan = plan(&prepared.wanted, &observed);
-    let outcome = execute(kernel, &desired.uid, &prepared.request, &prepared.gates, &plan);
+    let mut outcome = execute(kernel, &desired.uid, &prepared.request, &prepared.gates, &plan);
+    outcome.targets.extend(alone);
     if outcome.done > 0 {
+        shared.neighbours.changed();
         tracing::info!(
             namespace = desired.namespace,
             name = desired.name,

@@ -18,10 +18,20 @@ pub enum ProgramError {
     AgentTooOld { what: String },
     #[error("the desired state does not decode: {why}")]
     Undecodable { why: String },
+    #[error(
+        "position: {}: each asks to stand beside the next, so none can be first; take one position out",
+        circle(names)
+    )]
+    Circle { names: Vec<String> },
     #[error("{what} took longer than {seconds} s")]
     Timeout { what: String, seconds: u64 },
     #[error("internal: {0}")]
     Internal(String),
+}
+
+/// The last one first as well: the way is closed.
+fn circle(names: &[String]) -> String {
+    names.last().into_iter().chain(names).cloned().collect::<Vec<_>>().join(", ")
 }
 
 impl ProgramError {
@@ -33,6 +43,7 @@ impl ProgramError {
             ProgramError::Kernel(e) => e.reason(),
             ProgramError::AgentTooOld { .. } => "AgentTooOld",
             ProgramError::Undecodable { .. } => "ObjectUnreadable",
+            ProgramError::Circle { .. } => "TargetNotFound",
             ProgramError::Timeout { .. } => "Timeout",
             ProgramError::Internal(_) => "Internal",
         };

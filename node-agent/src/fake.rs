@@ -22,7 +22,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use skep_kernel::hook::{Hook, Target};
 use skep_kernel::seam::{
     Kernel, LoadOutcome, LoadRequest, Observed, ObservedLink, ObservedLoad, ObservedMap, ObservedProgram, ProgramAt,
-    Settled,
+    Settled, Standing,
 };
 use skep_kernel::{KernelError, error::Holder};
 use skep_object::kind::Kind;
@@ -434,6 +434,10 @@ impl Kernel for Fake {
                 Ok(())
             },
         )
+    }
+
+    fn standing(&self, _: &Hook, _: u32) -> Result<Standing, KernelError> {
+        Ok(Standing::Right)
     }
 
     fn detach(&self, _: &str, link: &str) -> Result<(), KernelError> {

@@ -20,6 +20,7 @@ pub mod grpc;
 pub mod health;
 pub mod images;
 pub mod manifests;
+pub mod neighbours;
 pub mod nodeview;
 pub mod plan;
 #[cfg(test)]

@@ -23,6 +23,7 @@ use crate::grpc::inspector::InspectorService;
 use crate::grpc::serve::{self, Services};
 use crate::grpc::tls::{Acceptors, Identity};
 use crate::images::Images;
+use crate::neighbours::Neighbours;
 use crate::reports::Reports;
 use crate::supervisor::Supervisor;
 use crate::view::NodeView;
@@ -48,6 +49,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         images: Images::new(registry, cache, config.image_cache_mib.saturating_mul(1 << 20)),
         reports: Reports::new(uuid::Uuid::new_v4().to_string()),
         store,
+        neighbours: Neighbours::default(),
         view,
         places: Arc::new(Semaphore::new(config.parallel.max(1))),
     });

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use skep_crds::attach::Attach;
 use skep_crds::cgroup::{Cgroups, SockAddrHook};
 use skep_crds::netns::{self, NetworkNamespaces};
-use skep_crds::network::{Direction, Interfaces, XdpMode as CrdXdpMode};
+use skep_crds::network::{Direction, Interfaces, Place as End, Position, ProgramFunction, XdpMode as CrdXdpMode};
 use skep_crds::selector::PodSelector;
 use skep_crds::tracing::Uprobe;
 use skep_crds::{EbpfProgramSpec, Reason};
-use skep_kernel::hook::{Family, Hook, Netfilter, NetfilterHook, Options, Target, XdpMode};
+use skep_kernel::hook::{Family, Hook, Neighbour, Netfilter, NetfilterHook, Options, Order, Target, XdpMode};
 use skep_object::kind::{Kind, attach as types};
 use wildmatch::WildMatch;
 
@@ -122,7 +122,8 @@ impl Entry<'_> {
             }
             Attach::Tcx(a) => {
                 self.name(Kind::Tcx, Some(&format!("{:?}", a.direction)));
-                self.interfaces(Kind::Tcx, tc_type(a.direction), Options::default(), &a.interfaces);
+                let options = Options { order: order(a.position.as_ref()), ..Options::default() };
+                self.interfaces(Kind::Tcx, tc_type(a.direction), options, &a.interfaces);
             }
             Attach::Tc(a) => {
                 self.name(Kind::Tc, Some(&format!("{:?}", a.direction)));
@@ -212,7 +213,7 @@ impl Entry<'_> {
                     ifindex: interface.index,
                     name: interface.name.clone(),
                 };
-                self.hook(kind, attach_type, options, None, target);
+                self.hook(kind, attach_type, options.clone(), None, target);
             }
         }
     }
@@ -231,7 +232,7 @@ impl Entry<'_> {
             spaces.extend(own.filter_map(named));
         }
         for (Netns { path, cookie, .. }, name) in spaces {
-            self.hook(kind, kind.row().attach_type, options, None, Target::Netns { path, cookie, name });
+            self.hook(kind, kind.row().attach_type, options.clone(), None, Target::Netns { path, cookie, name });
         }
     }
 
@@ -408,6 +409,21 @@ fn selects(selector: &Interfaces, name: &str, primary: bool) -> bool {
     let named = selector.names.iter().flatten().any(|n| n == name);
     let wanted = named || matches(&selector.matching) || selector.primary == Some(true) && primary;
     wanted && !matches(&selector.exclude)
+}
+
+/// The neighbour's uid is not known here.
+fn order(position: Option<&Position>) -> Order {
+    let neighbour = |other: &ProgramFunction| Neighbour {
+        uid: None,
+        name: other.ebpf_program.clone(),
+        function: other.function.clone(),
+    };
+    match position {
+        None | Some(Position::Place(End::Last)) => Order::Last,
+        Some(Position::Place(End::First)) => Order::First,
+        Some(Position::Before(other)) => Order::Before(neighbour(other)),
+        Some(Position::After(other)) => Order::After(neighbour(other)),
+    }
 }
 
 fn tc_type(direction: Direction) -> u32 {

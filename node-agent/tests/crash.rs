@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use skep_crds::{API_VERSION, EbpfProgramSpec, load_hash, revision_hash};
 use skep_image::{Auth, Cache, Registry, RegistryConfig};
 use skep_kernel::hook::Hook;
-use skep_kernel::seam::{Kernel, LoadOutcome, LoadRequest, Observed, ProgramAt, Settled};
+use skep_kernel::seam::{Kernel, LoadOutcome, LoadRequest, Observed, ProgramAt, Settled, Standing};
 use skep_kernel::{Host, KernelError, bpffs, netns};
 use skep_node_agent::actor::Shared;
 use skep_node_agent::desired::{DesiredProgram, Store};
@@ -91,6 +91,9 @@ impl Kernel for Mortal {
     fn replace(&self, uid: &str, link: &str, hook: &Hook, old: u32, program: &ProgramAt) -> Result<(), KernelError> {
         self.between(|host| host.replace(uid, link, hook, old, program))
     }
+    fn standing(&self, hook: &Hook, link_id: u32) -> Result<Standing, KernelError> {
+        self.between(|host| host.standing(hook, link_id))
+    }
     fn detach(&self, uid: &str, link: &str) -> Result<(), KernelError> {
         self.between(|host| host.detach(uid, link))
     }
@@ -140,6 +143,7 @@ fn bring_about(job: &Job) -> u32 {
         kernel: mortal.clone(),
         images: Images::new(Registry::new(&RegistryConfig::default()).unwrap(), cache, u64::MAX),
         reports: Reports::new("test".into()),
+        neighbours: Default::default(),
         store: Store::open(&place.state).unwrap(),
         view,
         places: Arc::new(Semaphore::new(4)),

@@ -5,6 +5,9 @@
 mod node;
 
 use node::Node;
+use skep_kernel::netns;
+use skep_kernel::sys::link;
+use skep_object::kind::attach;
 use skep_proto::v1::{ProgramReport, State};
 
 /// An EbpfProgram of the object `net` with options for its map `hits` and one function on one hook.
@@ -55,5 +58,76 @@ async fn programs_that_share_a_map_have_one_and_a_third_that_differs_is_refused(
     assert_ne!(map_id(&third, "hits"), map_id(&second, "hits"));
     node.delete("c.yaml");
     node.until_gone("third").await;
+    assert_eq!(node.programs_in_bpffs(), 0);
+}
+
+/// The kernel's ids of the programs on lo, in the order in which they run.
+fn order(node: &Node) -> Vec<u32> {
+    let index = node.interface_index("lo");
+    let all = netns::within(Some(&node.netns()), || link::on_interface(index, attach::TCX_INGRESS)).unwrap();
+    all.into_iter().map(|on| on.program_id).collect()
+}
+
+fn tcx(name: &str, image: &str, position: &str) -> String {
+    let attach = format!("tcx: {{interfaces: {{names: [lo]}}, direction: Ingress{position}}}");
+    manifest(name, image, "onUpdate: Keep", TCX.0, &attach)
+}
+
+fn id(report: &ProgramReport) -> u32 {
+    report.functions[0].id
+}
+
+#[tokio::test]
+async fn a_program_waits_for_its_neighbour_and_stands_beside_it() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    let before = ", position: {before: {ebpfProgram: guard, function: count_tc}}";
+    let after = ", position: {after: {ebpfProgram: guard, function: count_tc}}";
+    node.write("count.yaml", &tcx("count", &image, before));
+    let waiting = node.until("count", |r| r.state() == State::Degraded || r.state() == State::Failed).await;
+    let failure = &waiting.hooks[0].failures[0];
+    assert_eq!(failure.reason, "TargetNotFound");
+    assert!(failure.message.contains("count_tc of EbpfProgram guard not found"), "{}", failure.message);
+
+    // It comes, and is heard of.
+    node.write("guard.yaml", &tcx("guard", &image, ""));
+    let guard = node.until("guard", |r| r.state() == State::Ready).await;
+    let count = node.until("count", |r| r.state() == State::Ready).await;
+    assert_eq!(order(&node), [id(&count), id(&guard)]);
+
+    // Another place: another copy of the same load.
+    node.write("count.yaml", &tcx("count", &image, after));
+    let ready = |old: &ProgramReport, new: &ProgramReport| {
+        new.state() == State::Ready && new.desired_revision != old.desired_revision
+    };
+    let moved = node.until("count", |r| ready(&count, r)).await;
+    assert_eq!(order(&node), [id(&guard), id(&moved)]);
+
+    // The neighbour's next revision takes its place.
+    node.write("guard.yaml", &tcx("guard", &image, "").replace("  programs:", "  globals: {step: 7}\n  programs:"));
+    let second = node.until("guard", |r| ready(&guard, r)).await;
+    assert_eq!(order(&node), [id(&second), id(&moved)]);
+
+    // It leaves the hook, and comes back on the wrong side.
+    node.write("guard.yaml", &tcx("guard", &image, "").replace("\n  maps", "\n  suspend: true\n  maps"));
+    let alone = node.until("count", |r| r.state() == State::Degraded).await;
+    assert_eq!(alone.hooks[0].failures[0].reason, "TargetNotFound");
+    assert!(alone.hooks[0].failures[0].message.ends_with("stays where it is"), "{alone:#?}");
+    assert_eq!(order(&node), [id(&moved)], "it runs on");
+    node.write("guard.yaml", &tcx("guard", &image, ""));
+    let back = node.until("guard", |r| r.state() == State::Ready && r.hooks[0].targets == 1).await;
+    node.until("count", |r| r.state() == State::Ready).await;
+    assert_eq!(order(&node), [id(&back), id(&moved)]);
+
+    // Nobody can be both before and behind.
+    let circular = tcx("guard", &image, &after.replace("guard", "count"));
+    node.write("guard.yaml", &circular);
+    let refused = node.until("guard", |r| r.state() == State::Failed).await;
+    assert!(refused.message.contains("position: guard, count, guard"), "{}", refused.message);
+    assert_eq!(order(&node), [id(&back), id(&moved)], "and what ran runs on");
+    for name in ["guard", "count"] {
+        node.delete(&format!("{name}.yaml"));
+        node.until_gone(name).await;
+    }
     assert_eq!(node.programs_in_bpffs(), 0);
 }

@@ -229,6 +229,8 @@ pub struct LoadAttributes {
     pub attach_to: AttachTo,
     /// The set of cgroups whose tasks the program runs for; `None`: for all.
     pub gate: Option<String>,
+    /// Tells copies of one program apart that nothing else does.
+    pub copy: Option<String>,
 }
 
 /// What `attach_btf_id` points at.
@@ -261,7 +263,14 @@ impl LoadAttributes {
             LoadTime::BtfTracepoint => AttachTo::Tracepoint(target.to_owned()),
             LoadTime::Nothing | LoadTime::AttachType => AttachTo::Nothing,
         };
-        LoadAttributes { program_type: row.program_type, expected_attach_type, flags, attach_to, gate: None }
+        LoadAttributes {
+            program_type: row.program_type,
+            expected_attach_type,
+            flags,
+            attach_to,
+            gate: None,
+            copy: None,
+        }
     }
 
     /// A text that two equal attributes share and two different ones do not.
@@ -272,7 +281,9 @@ impl LoadAttributes {
             AttachTo::Tracepoint(name) => format!("tp:{name}"),
         };
         let gate = self.gate.as_deref().unwrap_or("");
-        format!("{}.{}.{}.{to}.{gate}", self.program_type, self.expected_attach_type, self.flags)
+        // Nothing is added where there are no copies: names of pins stay over versions.
+        let copy = self.copy.as_ref().map(|copy| format!(".{copy}")).unwrap_or_default();
+        format!("{}.{}.{}.{to}.{gate}{copy}", self.program_type, self.expected_attach_type, self.flags)
     }
 }
 

@@ -148,8 +148,25 @@ pub(super) struct LinkCreate {
     pub target: u32,
     pub attach_type: u32,
     pub flags: u32,
-    /// netfilter: family, hook, priority, flags.
+    /// netfilter: family, hook, priority, flags; tcx: the link beside which it goes, 0, expected revision (8 bytes).
     pub extra: [u32; 4],
+}
+
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(super) struct ProgQuery {
+    /// A descriptor, or an interface index.
+    pub target: u32,
+    pub attach_type: u32,
+    pub query_flags: u32,
+    pub attach_flags: u32,
+    pub program_ids: u64,
+    pub count: u32,
+    pub _pad: u32,
+    pub program_flags: u64,
+    pub link_ids: u64,
+    pub link_flags: u64,
+    pub revision: u64,
 }
 
 #[repr(C)]

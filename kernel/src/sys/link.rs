@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use super::attr::{FdById, LinkCreate, LinkUpdate, OneFd, RawTracepoint};
+use super::attr::{FdById, LinkCreate, LinkUpdate, OneFd, ProgQuery, RawTracepoint};
 use super::{Command, bpf, bpf_fd, ids, info_by_fd, raw};
 
 /// BPF_F_REPLACE: only if the old program is the one given.
@@ -15,11 +15,31 @@ const BPF_F_REPLACE: u32 = 1 << 2;
 pub enum LinkTarget<'a> {
     Fd(BorrowedFd<'a>),
     Interface(u32),
+    /// Among the programs of an interface that have an order.
+    Ordered(u32, Option<Beside<'a>>),
     /// The calling thread's network namespace.
     Netfilter(NetfilterAt),
     /// The program was loaded for its target; nothing more to say.
     Loaded,
 }
+
+/// A place beside another link, or beside all.
+#[derive(Clone, Copy, Debug)]
+pub struct Beside<'a> {
+    pub side: Side,
+    pub link: Option<BorrowedFd<'a>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Before,
+    After,
+}
+
+/// BPF_F_BEFORE, BPF_F_AFTER, BPF_F_LINK.
+const BEFORE: u32 = 1 << 3;
+const AFTER: u32 = 1 << 4;
+const RELATIVE_IS_LINK: u32 = 1 << 13;
 
 /// A place in the path of packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +62,16 @@ pub fn create(program: BorrowedFd<'_>, target: LinkTarget<'_>, attach_type: u32,
     match target {
         LinkTarget::Fd(fd) => attr.target = raw(fd),
         LinkTarget::Interface(index) => attr.target = index,
+        LinkTarget::Ordered(index, beside) => {
+            attr.target = index;
+            if let Some(Beside { side, link }) = beside {
+                attr.flags |= if side == Side::Before { BEFORE } else { AFTER };
+                if let Some(link) = link {
+                    attr.flags |= RELATIVE_IS_LINK;
+                    attr.extra[0] = raw(link);
+                }
+            }
+        }
         LinkTarget::Netfilter(at) => {
             let priority = at.priority.cast_unsigned();
             attr.extra = [at.family, at.hook, priority, if at.defragment { DEFRAGMENT } else { 0 }];
@@ -159,6 +189,35 @@ pub fn info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
         other => LinkKind::Other { link_type: other },
     };
     Ok(LinkInfo { id: r.id, program_id: r.program_id, kind })
+}
+
+/// A program on a hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnHook {
+    pub program_id: u32,
+    /// 0 if it is there without one.
+    pub link_id: u32,
+}
+
+/// The programs of an interface of the calling thread's network namespace, in the order in which they run.
+pub fn on_interface(ifindex: u32, attach_type: u32) -> io::Result<Vec<OnHook>> {
+    // The kernel takes 63.
+    let (mut programs, mut links) = ([0u32; 64], [0u32; 64]);
+    let mut attr = ProgQuery {
+        target: ifindex,
+        attach_type,
+        program_ids: programs.as_mut_ptr() as u64,
+        link_ids: links.as_mut_ptr() as u64,
+        count: programs.len() as u32,
+        ..ProgQuery::default()
+    };
+    match bpf(Command::ProgQuery, &mut attr) {
+        // Nothing was ever attached there.
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
+        other => other?,
+    };
+    let all = programs.into_iter().zip(links).take(attr.count as usize);
+    Ok(all.map(|(program_id, link_id)| OnHook { program_id, link_id }).collect())
 }
 
 /// Opens a link by id.

@@ -36,6 +36,7 @@ enum Command {
     ProgFdById = 13,
     MapFdById = 14,
     InfoByFd = 15,
+    ProgQuery = 16,
     RawTracepointOpen = 17,
     BtfLoad = 18,
     BtfFdById = 19,

@@ -5,5 +5,6 @@ mod kept;
 mod lifecycle;
 mod loading;
 mod netns;
+mod order;
 mod shared;
 mod updates;

@@ -83,6 +83,15 @@ impl Node {
         reference
     }
 
+    pub fn netns(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.name)
+    }
+
+    pub fn interface_index(&self, name: &str) -> u32 {
+        let view = netns::view(&self.netns()).unwrap();
+        view.interfaces.iter().find(|interface| interface.name == name).unwrap().index
+    }
+
     pub fn root(&self) -> PathBuf {
         Path::new("/sys/fs/bpf").join(&self.name)
     }
