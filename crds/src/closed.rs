@@ -56,13 +56,17 @@ fn rule(properties: &Map<String, Value>) -> (String, String) {
     (rule, message)
 }
 
-/// The message of the rule that closes `schema`, if `object` breaks it. Nulls that the API server drops are dropped
-/// already.
-pub(crate) fn open_fields<'s>(schema: &'s Value, object: &Map<String, Value>) -> Option<&'s str> {
+/// The message of the rule that closes `schema`, if it is closed.
+pub(crate) fn message(schema: &Value) -> Option<&str> {
     let closing = schema.get("x-kubernetes-validations")?.as_array()?.iter().find(|rule| closes(rule))?;
+    closing.get("message").and_then(Value::as_str)
+}
+
+/// The message, if `object` breaks the rule. Nulls that the API server drops are dropped already.
+pub(crate) fn open_fields<'s>(schema: &'s Value, object: &Map<String, Value>) -> Option<&'s str> {
     let properties = schema.get("properties")?.as_object()?;
     let open = object.iter().any(|(name, member)| member.is_null() || !properties.contains_key(name));
-    closing.get("message").and_then(Value::as_str).filter(|_| open)
+    message(schema).filter(|_| open)
 }
 
 /// Whether a rule is one that closes an object.

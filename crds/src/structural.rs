@@ -40,12 +40,20 @@ fn drop_nulls_if(schema: &Value, value: &mut Value, droppable: &impl Fn(&Value) 
     }
 }
 
-/// Every object below `value` that has fields which its schema does not allow, with the message of the rule.
+/// Every object below `value` that breaks the rule which closes it, in the API server's words.
 pub fn open_objects(schema: &Value, value: &Value, path: &str, found: &mut Vec<Violation>) {
     match value {
         Value::Object(members) => {
             if let Some(message) = closed::open_fields(schema, members) {
                 found.push(Violation::new(path, format!("Invalid value: \"object\": {message}")));
+            }
+            // A rule reads what the server decoded: `1.0` is no integer there.
+            let point = |(name, member): (&String, &Value)| {
+                member.is_f64() && member_schema(schema, name).is_some_and(|below| below["type"] == "integer")
+            };
+            if let Some(message) = closed::message(schema).filter(|_| members.iter().any(point)) {
+                let why = "invalid data, expected int, got float64 evaluating rule";
+                found.push(Violation::new(path, format!("Invalid value: \"object\": {why}: {message}")));
             }
             for (name, member) in members {
                 if let Some(below) = member_schema(schema, name) {
@@ -69,20 +77,20 @@ fn nullable(schema: &Value) -> bool {
 
 /// The fields of `value` that `schema` does not know. A list where an object belongs knows none, and the reverse.
 pub fn unknown_fields(schema: &Value, value: &Value, path: &str, found: &mut Vec<Violation>) {
-    if schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) {
-        return;
-    }
+    // What is preserved a rule may look at: see `closed`.
+    let preserved = schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));
     match value {
         Value::Object(members) => {
             for (name, member) in members {
                 let at = join(path, name);
                 match member_schema(schema, name) {
                     Some(below) => unknown_fields(below, member, &at, found),
+                    None if preserved => {}
                     None => found.push(Violation::new(&at, format!("unknown field {at:?}"))),
                 }
             }
         }
-        Value::Array(items) => {
+        Value::Array(items) if !preserved => {
             let below = schema.get("items").unwrap_or(&Value::Null);
             for (index, item) in items.iter().enumerate() {
                 unknown_fields(below, item, &format!("{path}[{index}]"), found);
@@ -151,7 +159,7 @@ fn check_type(schema: &Value, value: &Value, path: &str, found: &mut Vec<Violati
     let fits = match (wanted, value) {
         ("object", Value::Object(_)) | ("array", Value::Array(_)) | ("string", Value::String(_)) => true,
         ("boolean", Value::Bool(_)) | ("number", Value::Number(_)) => true,
-        ("integer", Value::Number(number)) => number.is_i64() || number.is_u64(),
+        ("integer", Value::Number(number)) => number.as_f64().is_some_and(|given| given.fract() == 0.0),
         _ => false,
     };
     if !fits {
@@ -240,6 +248,8 @@ fn check_string(schema: &Value, text: &str, path: &str, found: &mut Vec<Violatio
 
 fn check_number(schema: &Value, value: &Value, path: &str, found: &mut Vec<Violation>) {
     let given = value.as_f64().unwrap_or_default();
+    let mut value = value.clone();
+    whole_numbers(&mut value);
     let bound = |keyword| schema.get(keyword).and_then(Value::as_f64);
     if let Some(min) = bound("minimum").filter(|min| given < *min) {
         let text = format!("Invalid value: {value}: {path} in body should be greater than or equal to {min}");

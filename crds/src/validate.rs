@@ -63,7 +63,6 @@ pub fn manifest(manifest: &Value) -> Result<EbpfProgram, Vec<Violation>> {
     if let Some(members) = value.as_object_mut() {
         members.remove("status");
     }
-    structural::whole_numbers(&mut value);
     let rules = &*RULES;
     let found = identity(&value);
     if !found.is_empty() {
@@ -92,11 +91,13 @@ pub fn manifest(manifest: &Value) -> Result<EbpfProgram, Vec<Violation>> {
             |found: Violation| Violation { path: structural::rule_path(&rules.schema, &found.path), ..found };
         found.extend(open.into_iter().map(at_rules));
         structural::drop_all_nulls(&rules.schema, &mut value);
+        structural::whole_numbers(&mut value);
         found.extend(broken_rules(rules, &value));
     }
     if !found.is_empty() {
         return Err(found);
     }
+    structural::whole_numbers(&mut value);
     serde_json::from_value(value).map_err(|error| vec![Violation::new("", error.to_string())])
 }
 
