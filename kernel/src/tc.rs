@@ -11,6 +11,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use skep_object::kind::attach;
 
 use crate::error::KernelError;
@@ -99,7 +100,7 @@ impl Filters {
     pub fn observe(&self, uid: &str, link: &str) -> Result<ObservedLink, KernelError> {
         let dead = ObservedLink { id: 0, program_id: 0, alive: false };
         let Some(record) = self.read(uid, link) else { return Ok(dead) };
-        let found = record.within(|| ours(&record, link)).map_err(failed(format!("reading tc filter {link}")))?;
+        let found = record.within(|| ours(&record, uid, link)).map_err(failed(format!("reading tc filter {link}")))?;
         let filter = found.flatten();
         Ok(filter.map_or(dead, |f| ObservedLink { id: f.at.handle, program_id: f.program_id, alive: true }))
     }
@@ -119,7 +120,7 @@ impl Filters {
             ifindex: *ifindex,
             parent: if hook.attach_type == attach::TCX_EGRESS { netlink::EGRESS } else { netlink::INGRESS },
             priority: if hook.options.tc_priority == 0 { DEFAULT_PRIORITY } else { hook.options.tc_priority },
-            handle: handle(link),
+            handle: handle(uid, link),
         };
         let text = serde_json::to_vec(&record).unwrap_or_default();
         let path = self.path(uid, link);
@@ -133,7 +134,7 @@ impl Filters {
             if netlink::add_clsact(record.ifindex)? {
                 fs::write(&qdisc, boot_id())?;
             }
-            netlink::add_filter(record.at(), program, link, false)
+            netlink::add_filter(record.at(), program, &filter_name(uid, link), false)
         });
         let error = match added {
             Ok(Some(())) => return Ok(()),
@@ -165,8 +166,10 @@ impl Filters {
         let what = || format!("updating tc on {}", hook.target.display());
         let gone = || KernelError::TargetNotFound { target: hook.target.display(), why: "it disappeared".into() };
         let record = self.read(uid, link).ok_or_else(gone)?;
-        let replaced = record.within(|| match ours(&record, link)? {
-            Some(filter) if filter.program_id == old => netlink::add_filter(record.at(), program, link, true),
+        let replaced = record.within(|| match ours(&record, uid, link)? {
+            Some(filter) if filter.program_id == old => {
+                netlink::add_filter(record.at(), program, &filter_name(uid, link), true)
+            }
             _ => Err(io::Error::from_raw_os_error(libc::EPERM)),
         });
         replaced.map_err(failed(what()))?.ok_or_else(gone)
@@ -182,7 +185,7 @@ impl Filters {
             let qdisc = self.qdisc_path(&record);
             record
                 .within(|| {
-                    if ours(&record, link)?.is_some() {
+                    if ours(&record, uid, link)?.is_some() {
                         netlink::remove_filter(record.at())?;
                     }
                     let empty = [netlink::INGRESS, netlink::EGRESS]
@@ -203,12 +206,18 @@ impl Filters {
     }
 }
 
-fn ours(record: &Record, link: &str) -> io::Result<Option<netlink::Filter>> {
-    let filters = netlink::filters(record.ifindex, record.parent)?;
-    Ok(filters.into_iter().find(|f| f.at == record.at() && f.name == link))
+fn ours(record: &Record, uid: &str, link: &str) -> io::Result<Option<netlink::Filter>> {
+    let (filters, name) = (netlink::filters(record.ifindex, record.parent)?, filter_name(uid, link));
+    Ok(filters.into_iter().find(|f| f.at == record.at() && f.name == name))
+}
+
+/// The filter's name says whose it is: two uids may have the same function on the same hook.
+fn filter_name(uid: &str, link: &str) -> String {
+    format!("{uid}/{link}")
 }
 
 /// A handle of the link's own, so that filters of one priority do not meet.
-fn handle(link: &str) -> u32 {
-    u32::from_str_radix(link.get(..7).unwrap_or("1"), 16).unwrap_or(1).max(1)
+fn handle(uid: &str, link: &str) -> u32 {
+    let [a, b, c, d, ..] = <[u8; 32]>::from(Sha256::digest(filter_name(uid, link)));
+    (u32::from_be_bytes([a, b, c, d]) >> 4).max(1)
 }
