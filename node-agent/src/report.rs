@@ -86,6 +86,11 @@ pub fn settled(
         None if prepared.wanted.links.is_empty() => {
             (State::Ready, Reason::NoTarget, "the selectors match nothing on this node".to_owned())
         }
+        None if alive < prepared.wanted.links.len() => {
+            let wanted = prepared.wanted.links.len();
+            let message = format!("{alive} of {wanted} targets are attached; the others went meanwhile");
+            (State::Updating, Reason::Progressing, message)
+        }
         None => (State::Ready, Reason::Ready, remarks.join("; ")),
     };
     report.set_state(state);
