@@ -308,6 +308,7 @@ fn set_gates(
 /// What the kernel shows; nothing if it cannot be read, which the pass itself will say.
 async fn observe(shared: &Arc<Shared>, uid: &str) -> Observed {
     let (kernel, uid) = (shared.kernel.clone(), uid.to_owned());
+    let Ok(_place) = shared.places.acquire().await else { return Observed::default() };
     match blocking(move || kernel.observe(&uid)).await {
         Ok(Ok(observed)) => observed,
         Ok(Err(error)) => {

@@ -1,4 +1,5 @@
-//! Objects by digest: from memory, from the cache on disk, else from the registry, each digest once at a time.
+//! Objects by digest: from memory, from the cache on disk, else from the registry, each digest once at a time. Reading
+//! and parsing take one of the node's places for blocking work; waiting for a registry takes none.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,7 +7,7 @@ use std::time::Duration;
 
 use skep_image::{Auth, Bytecode, Cache, Digest, ImageError, Registry};
 use skep_object::Object;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
 use crate::error::ProgramError;
 
@@ -22,13 +23,15 @@ pub struct Images {
     cache: Arc<Cache>,
     /// Bytes that the cache may have on disk before unwanted images go.
     max_cache: u64,
+    /// Places for blocking work: after a reboot every program wants its image at once.
+    places: Arc<Semaphore>,
     /// Parsed objects that are in use or being fetched.
     objects: Mutex<HashMap<Digest, Slot>>,
 }
 
 impl Images {
-    pub fn new(registry: Registry, cache: Cache, max_cache: u64) -> Self {
-        Images { registry, cache: Arc::new(cache), max_cache, objects: Mutex::new(HashMap::new()) }
+    pub fn new(registry: Registry, cache: Cache, max_cache: u64, places: Arc<Semaphore>) -> Self {
+        Images { registry, cache: Arc::new(cache), max_cache, places, objects: Mutex::new(HashMap::new()) }
     }
     pub fn registry(&self) -> &Registry {
         &self.registry
@@ -69,6 +72,7 @@ impl Images {
         auth: &Auth,
         pull: bool,
     ) -> Result<Arc<Object>, ProgramError> {
+        let mut place = self.place().await?;
         let bytecode = match self.cached(digest).await? {
             Some(bytecode) => bytecode,
             None if !pull => {
@@ -79,15 +83,23 @@ impl Images {
                 .into());
             }
             None => {
+                drop(place);
                 let pulled = tokio::time::timeout(PULL, self.registry.pull(reference, digest, auth)).await;
                 let bytecode = pulled.map_err(|_| ProgramError::Timeout {
                     what: format!("pulling {reference}"),
                     seconds: PULL.as_secs(),
                 })??;
+                place = self.place().await?;
                 self.store(bytecode).await?
             }
         };
-        blocking(move || Object::parse(bytecode.object).map(Arc::new)).await?.map_err(ProgramError::from)
+        let object = blocking(move || Object::parse(bytecode.object).map(Arc::new)).await?;
+        drop(place);
+        object.map_err(ProgramError::from)
+    }
+
+    async fn place(&self) -> Result<SemaphorePermit<'_>, ProgramError> {
+        self.places.acquire().await.map_err(|e| ProgramError::Internal(e.to_string()))
     }
 
     async fn cached(&self, digest: &Digest) -> Result<Option<Bytecode>, ProgramError> {
@@ -126,4 +138,25 @@ fn in_use(slot: &Slot) -> bool {
 /// Runs blocking work off the runtime's threads; a panic in it is an error of this program, not the agent's end.
 pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ProgramError> {
     tokio::task::spawn_blocking(work).await.map_err(|e| ProgramError::Internal(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn no_image_is_read_without_a_place() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let places = Arc::new(Semaphore::new(1));
+        let registry = Registry::new(&skep_image::RegistryConfig::default()).unwrap();
+        let images = Images::new(registry, Cache::open(dir.path()).unwrap(), u64::MAX, places.clone());
+        let digest = format!("sha256:{}", "0".repeat(64));
+        let taken = places.acquire().await.unwrap();
+        let mut asked = std::pin::pin!(images.object("r.example/x", &digest, &Auth::Anonymous, false));
+        assert!(tokio::time::timeout(Duration::from_millis(50), &mut asked).await.is_err());
+        drop(taken);
+        assert_eq!(asked.await.unwrap_err().reason().to_string(), "ImageNotFound");
+        assert_eq!(places.available_permits(), 1);
+    }
 }

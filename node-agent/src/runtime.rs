@@ -44,14 +44,15 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let (view_sender, view) = watch::channel(Arc::new(NodeView::default()));
     // Without Kubernetes there are no pods, and that is known.
     let (pods, pods_seen) = watch::channel(config.manifests.as_ref().map(|_| Arc::default()));
+    let places = Arc::new(Semaphore::new(config.parallel.max(1)));
     let shared = Arc::new(Shared {
         kernel: host.clone(),
-        images: Images::new(registry, cache, config.image_cache_mib.saturating_mul(1 << 20)),
+        images: Images::new(registry, cache, config.image_cache_mib.saturating_mul(1 << 20), places.clone()),
         reports: Reports::new(uuid::Uuid::new_v4().to_string()),
         store,
         neighbours: Neighbours::default(),
         view,
-        places: Arc::new(Semaphore::new(config.parallel.max(1))),
+        places,
     });
     let kept = shared.clone();
     let cancel = CancellationToken::new();

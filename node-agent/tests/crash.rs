@@ -139,14 +139,15 @@ fn bring_about(job: &Job) -> u32 {
     let cache = Cache::open(&place.state.join("images")).unwrap();
     let view = Arc::new(discover::view(&place.netns, Some(&BTreeMap::new())));
     let (_kept, view) = watch::channel(view);
+    let places = Arc::new(Semaphore::new(4));
     let shared = Arc::new(Shared {
         kernel: mortal.clone(),
-        images: Images::new(Registry::new(&RegistryConfig::default()).unwrap(), cache, u64::MAX),
+        images: Images::new(Registry::new(&RegistryConfig::default()).unwrap(), cache, u64::MAX, places.clone()),
         reports: Reports::new("test".into()),
         neighbours: Default::default(),
         store: Store::open(&place.state).unwrap(),
         view,
-        places: Arc::new(Semaphore::new(4)),
+        places,
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
