@@ -1,4 +1,5 @@
-//! A node of the test's own: a network namespace, an agent, a registry, all gone when it ends, even by panic.
+//! A node of the test's own: a network namespace, a cgroup, an agent, a registry, all gone when it ends, even by panic.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ impl Node {
         run("ip", &["netns", "add", &name]);
         let mut node = Node { dir, name, agent: None, registry: None, port: free_port(), client: None };
         node.ip(&["link", "set", "lo", "up"]);
+        node.make_cgroup();
         node.start_registry();
         node.start_agent().await;
         node
@@ -41,6 +43,49 @@ impl Node {
         let mut all = vec!["-n", self.name.as_str()];
         all.extend(args);
         run("ip", &all);
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.agent.as_ref().unwrap().id()
+    }
+
+    /// A cgroup of the node's own, as a manifest names it.
+    pub fn cgroup(&self) -> String {
+        format!("/{}", self.name)
+    }
+
+    fn cgroup_dir(&self) -> PathBuf {
+        skep_kernel::probe::cgroup2_mount().unwrap().join(&self.name)
+    }
+
+    pub fn make_cgroup(&self) {
+        std::fs::create_dir(self.cgroup_dir()).unwrap();
+    }
+
+    pub fn remove_cgroup(&self) {
+        std::fs::remove_dir(self.cgroup_dir()).unwrap();
+    }
+
+    /// What a reboot leaves of a node: its disk. Everything of the kernel is gone or new, and nothing is up yet.
+    pub fn reboot(&mut self) {
+        self.kill();
+        self.stop_registry();
+        bpffs::remove_tree(&self.root()).unwrap();
+        self.remove_cgroup();
+        self.make_cgroup();
+        run("ip", &["netns", "del", &self.name]);
+        run("ip", &["netns", "add", &self.name]);
+    }
+
+    /// Nobody can read the manifests any more, or again.
+    pub fn hide_manifests(&self, hide: bool) {
+        let (shown, hidden) = (self.dir.path().join("manifests"), self.dir.path().join("hidden"));
+        let (from, to) = if hide { (shown, hidden) } else { (hidden, shown) };
+        std::fs::rename(from, to).unwrap();
     }
 
     fn start_registry(&mut self) {
@@ -213,6 +258,7 @@ impl Drop for Node {
         end(&mut self.registry);
         let _ = bpffs::remove_tree(&self.root());
         let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+        let _ = std::fs::remove_dir(self.cgroup_dir());
     }
 }
 
