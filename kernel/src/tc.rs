@@ -192,7 +192,11 @@ impl Filters {
                         .iter()
                         .all(|parent| netlink::filters(record.ifindex, *parent).is_ok_and(|f| f.is_empty()));
                     if empty && qdisc.exists() {
-                        netlink::remove_clsact(record.ifindex)?;
+                        match netlink::remove_clsact(record.ifindex) {
+                            // Somebody else took it away, or the interface.
+                            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOENT | libc::ENODEV)) => {}
+                            removed => removed?,
+                        }
                         fs::remove_file(&qdisc)?;
                     }
                     Ok(())
