@@ -42,9 +42,11 @@ impl Kept<'_> {
     pub fn inherit(&self, request: &LoadRequest) -> Result<Inherited, KernelError> {
         check_sums(request)?;
         let mut inherited = Inherited::default();
+        let selection = request.object.select(request.variants.iter().map(|v| v.function.as_str()))?;
         for name in bpffs::list(&self.bpffs.kept_maps(self.uid))? {
             let wanted = |m: &&skep_object::map::MapDef| m.name == name && request.keep.contains_key(&name);
-            let Some(def) = request.maps.iter().find(wanted) else { continue };
+            // One that this load's functions do not use stays as it is, for the load that will use it again.
+            let Some(def) = selection.maps.iter().map(|index| &request.maps[*index]).find(wanted) else { continue };
             let old = self.open(&self.path(&name), &name)?;
             match difference(def, request, old.as_fd())? {
                 None => {
