@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use serde::Deserialize;
 use serde_json::Value;
 use skep_crds::{API_VERSION, EbpfProgram, Reason, load_hash, revision_hash, validate};
@@ -112,7 +113,12 @@ pub async fn run(dir: PathBuf, shared: std::sync::Arc<Shared>, supervisor: Handl
 }
 
 fn watch(dir: &Path, poke: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
-    let watcher = notify::recommended_watcher(move |_| {
+    let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading is told of too, and we are who reads.
+        let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        if event.is_ok_and(|event| event.kind.is_access() && event.kind != written) {
+            return;
+        }
         // One poke waiting is as good as many.
         let _ = poke.try_send(());
     });
@@ -279,6 +285,18 @@ mod tests {
         let Document::Invalid { namespace, name, message } = &documents[1] else { panic!() };
         assert_eq!((namespace.as_str(), name.as_str()), ("n", "b"));
         assert!(message.contains("known here: exclude, match, names, pods, primary"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn reading_the_directory_is_no_change_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (poke, mut poked) = mpsc::channel(1);
+        std::fs::write(dir.path().join("a.yaml"), GOOD).unwrap();
+        let _watcher = watch(dir.path(), poke).unwrap();
+        assert_eq!(read(dir.path()).unwrap().len(), 1);
+        assert!(tokio::time::timeout(SETTLE, poked.recv()).await.is_err(), "a change is seen where there was none");
+        std::fs::write(dir.path().join("a.yaml"), GOOD).unwrap();
+        assert!(tokio::time::timeout(EVERY, poked.recv()).await.is_ok());
     }
 
     #[test]
