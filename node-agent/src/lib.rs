@@ -22,6 +22,7 @@ pub mod images;
 pub mod manifests;
 pub mod neighbours;
 pub mod nodeview;
+pub mod pass;
 pub mod plan;
 #[cfg(test)]
 mod plan_property;
@@ -33,3 +34,4 @@ pub mod spec;
 pub mod supervisor;
 pub mod targets;
 pub mod view;
+pub mod watches;

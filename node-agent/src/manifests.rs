@@ -97,6 +97,7 @@ fn verdict(file: &str, value: &Value) -> Document {
 pub async fn run(dir: PathBuf, shared: std::sync::Arc<Shared>, supervisor: Handle, cancel: CancellationToken) {
     let (poke, mut poked) = mpsc::channel(1);
     let _watcher = watch(&dir, poke);
+    let mut resyncs = shared.resyncs.clone();
     let mut follower = Follower { shared, supervisor, applied: BTreeMap::new(), said: BTreeMap::new(), first: true };
     loop {
         match read(&dir) {
@@ -106,6 +107,7 @@ pub async fn run(dir: PathBuf, shared: std::sync::Arc<Shared>, supervisor: Handl
         tokio::select! {
             () = cancel.cancelled() => return,
             Some(()) = poked.recv() => tokio::time::sleep(SETTLE).await,
+            changed = resyncs.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(EVERY) => {}
         }
         while poked.try_recv().is_ok() {}

@@ -24,9 +24,11 @@ use crate::grpc::serve::{self, Services};
 use crate::grpc::tls::{Acceptors, Identity};
 use crate::images::Images;
 use crate::neighbours::Neighbours;
+use crate::nodeview::Nudged;
 use crate::reports::Reports;
 use crate::supervisor::Supervisor;
 use crate::view::NodeView;
+use crate::watches::Watches;
 use crate::{discover, health, manifests, nodeview};
 
 /// How long the parts may take to end.
@@ -44,6 +46,8 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let (view_sender, view) = watch::channel(Arc::new(NodeView::default()));
     // Without Kubernetes there are no pods, and that is known.
     let (pods, pods_seen) = watch::channel(config.manifests.as_ref().map(|_| Arc::default()));
+    let (check, checks) = watch::channel(0);
+    let (resync, resyncs) = watch::channel(0);
     let places = Arc::new(Semaphore::new(config.parallel.max(1)));
     let shared = Arc::new(Shared {
         kernel: host.clone(),
@@ -53,6 +57,9 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         neighbours: Neighbours::default(),
         view,
         places,
+        watches: Watches::open(&config.places.bpffs),
+        checks,
+        resyncs: resyncs.clone(),
     });
     let kept = shared.clone();
     let cancel = CancellationToken::new();
@@ -60,12 +67,18 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let stop = cancel.clone();
     let first_look = view_sender.subscribe();
     let host_netns = config.host_netns.clone().unwrap_or_else(discover::host_netns);
+    let nudged = Nudged { check, resync: resyncs };
     parts.spawn(async move {
-        nodeview::run(host_netns, pods_seen, view_sender, stop).await;
+        nodeview::run(host_netns, pods_seen, view_sender, nudged, stop).await;
         Ok(())
     });
     wait_for_view(first_look).await;
 
+    let (watching, stop) = (shared.clone(), cancel.clone());
+    parts.spawn(async move {
+        watching.watches.run(stop).await;
+        Ok(())
+    });
     let (supervisor, handle) = Supervisor::new(shared.clone())?;
     let stop = cancel.clone();
     parts.spawn(async move {
@@ -128,7 +141,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     }
     ready.store(true, Ordering::Relaxed);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), kernel = probe::kernel_release(), "the agent runs");
-    wait(parts, cancel).await?;
+    wait(parts, resync, cancel).await?;
     leave_nothing(&config.places, &kept)
 }
 
@@ -139,18 +152,29 @@ async fn wait_for_view(mut view: watch::Receiver<Arc<NodeView>>) {
     }
 }
 
-/// Until a signal, or until a part ends by itself, which is an error.
-async fn wait(mut parts: JoinSet<anyhow::Result<()>>, cancel: CancellationToken) -> anyhow::Result<()> {
+/// Until a signal, or until a part ends by itself, which is an error. SIGHUP has everything looked at again.
+async fn wait(
+    mut parts: JoinSet<anyhow::Result<()>>,
+    resync: watch::Sender<u64>,
+    cancel: CancellationToken,
+) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let result = tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-        ended = parts.join_next() => match ended {
-            Some(Ok(Err(error))) => Err(error),
-            _ => Err(anyhow::anyhow!("a part of the agent ended unexpectedly")),
-        },
+    let mut hangup = signal(SignalKind::hangup())?;
+    let result = loop {
+        tokio::select! {
+            _ = terminate.recv() => break Ok(()),
+            _ = interrupt.recv() => break Ok(()),
+            _ = hangup.recv() => {
+                tracing::info!("everything is looked at again");
+                resync.send_modify(|count| *count += 1);
+            }
+            ended = parts.join_next() => break match ended {
+                Some(Ok(Err(error))) => Err(error),
+                _ => Err(anyhow::anyhow!("a part of the agent ended unexpectedly")),
+            },
+        }
     };
     tracing::info!("stopping; programs stay attached");
     cancel.cancel();

@@ -47,6 +47,8 @@ pub struct Targets {
     pub missing: Vec<Missing>,
     /// Every attach entry in words: function and hook.
     pub entries: Vec<(String, String)>,
+    /// Directories of the cgroups that are named, whether they are there or not.
+    pub cgroups: BTreeSet<PathBuf>,
     /// Some entry selects pods, and pods are not known yet.
     pub waits_for_pods: bool,
 }
@@ -249,7 +251,9 @@ impl Entry<'_> {
                     });
                     return;
                 };
-                match crate::discover::cgroup(&root.join(path.0.trim_start_matches('/'))) {
+                let dir = root.join(path.0.trim_start_matches('/'));
+                self.found.cgroups.insert(dir.clone());
+                match crate::discover::cgroup(&dir) {
                     Some(cgroup) => vec![cgroup],
                     None => {
                         return self.missing(

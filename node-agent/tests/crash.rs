@@ -24,6 +24,7 @@ use skep_node_agent::discover;
 use skep_node_agent::images::Images;
 use skep_node_agent::reports::Reports;
 use skep_node_agent::supervisor::Supervisor;
+use skep_node_agent::watches::Watches;
 use skep_proto::v1::State;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -148,6 +149,9 @@ fn bring_about(job: &Job) -> u32 {
         store: Store::open(&place.state).unwrap(),
         view,
         places,
+        watches: Watches::default(),
+        checks: watch::channel(0).1,
+        resyncs: watch::channel(0).1,
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {

@@ -1,6 +1,7 @@
 //! The agent without Kubernetes: real binary, real kernel, real registry. Needs root.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[allow(dead_code, reason = "each test binary uses its part of it")]
 mod node;
 
 use node::{Node, manifest};

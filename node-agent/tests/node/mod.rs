@@ -1,5 +1,4 @@
 //! A node of the test's own: a network namespace, a cgroup, an agent, a registry, all gone when it ends, even by panic.
-#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -43,6 +42,33 @@ impl Node {
         let mut all = vec!["-n", self.name.as_str()];
         all.extend(args);
         run("ip", &all);
+    }
+
+    /// Several commands in one process.
+    pub fn ip_batch(&self, commands: &str) {
+        let file = self.dir.path().join("batch");
+        std::fs::write(&file, commands).unwrap();
+        self.ip(&["-batch", &file.to_string_lossy()]);
+    }
+
+    pub fn tc(&self, args: &[&str]) {
+        let mut all = vec!["-n", self.name.as_str()];
+        all.extend(args);
+        run("tc", &all);
+    }
+
+    /// How many bpf filters lo has.
+    pub fn filters(&self) -> usize {
+        let shown = ["ingress", "egress"].map(|way| {
+            let args = ["-n", self.name.as_str(), "filter", "show", "dev", "lo", way];
+            let output = Command::new("tc").args(args).output().unwrap();
+            String::from_utf8_lossy(&output.stdout).matches("direct-action").count()
+        });
+        shown.iter().sum()
+    }
+
+    pub fn hang_up(&self) {
+        run("kill", &["-HUP", &self.pid().to_string()]);
     }
 
     pub fn name(&self) -> &str {
@@ -121,8 +147,12 @@ impl Node {
 
     /// Pushes the object made from `kernel/tests/c/<source>.bpf.c`; its reference.
     pub async fn push(&self, source: &str, name: &str) -> String {
+        self.push_object(&object(source, &[]), name).await
+    }
+
+    pub async fn push_object(&self, object: &[u8], name: &str) -> String {
         let config = RegistryConfig { plain_http: vec![self.registry()], ..RegistryConfig::default() };
-        let image = skep_image::build(&object(source), &Default::default());
+        let image = skep_image::build(object, &Default::default());
         let reference = format!("{}/{name}", self.registry());
         Registry::new(&config).unwrap().push(&reference, &image, &Auth::Anonymous).await.unwrap();
         reference
@@ -141,7 +171,17 @@ impl Node {
         Path::new("/sys/fs/bpf").join(&self.name)
     }
 
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
     pub async fn start_agent(&mut self) {
+        self.spawn_agent();
+        self.connect().await;
+    }
+
+    /// Started, and perhaps not there yet.
+    pub fn spawn_agent(&mut self) {
         let path = |name: &str| self.dir.path().join(name);
         let log = std::fs::File::options().create(true).append(true).open(path("agent.log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_skep-agent"))
@@ -156,9 +196,12 @@ impl Node {
             .spawn()
             .unwrap();
         self.agent = Some(child);
-        let start = Instant::now();
+    }
+
+    pub async fn connect(&mut self) {
+        let (socket, start) = (self.dir.path().join("agent.sock"), Instant::now());
         loop {
-            if let Ok(channel) = skep_proto::client::unix(&path("agent.sock")).await {
+            if let Ok(channel) = skep_proto::client::unix(&socket).await {
                 self.client = Some(InspectorClient::new(channel));
                 return;
             }
@@ -171,7 +214,7 @@ impl Node {
         end(&mut self.agent);
     }
 
-    fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("agent.log")).unwrap_or_default()
     }
 
@@ -290,11 +333,14 @@ fn run(program: &str, args: &[&str]) {
     assert!(status.success(), "{program} {args:?}: {status}");
 }
 
-fn object(name: &str) -> Vec<u8> {
+/// The object made from `kernel/tests/c/<name>.bpf.c`.
+pub fn object(name: &str, flags: &[String]) -> Vec<u8> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernel/tests/c").join(format!("{name}.bpf.c"));
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out.o");
     let (source, target) = (source.to_string_lossy().into_owned(), out.to_string_lossy().into_owned());
-    run("clang", &["-g", "-O2", "-target", "bpf", "-I/usr/include/x86_64-linux-gnu", "-c", &source, "-o", &target]);
+    let mut args = vec!["-g", "-O2", "-target", "bpf", "-I/usr/include/x86_64-linux-gnu", "-c", &source, "-o", &target];
+    args.extend(flags.iter().map(String::as_str));
+    run("clang", &args);
     std::fs::read(&out).unwrap()
 }
