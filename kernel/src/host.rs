@@ -18,6 +18,7 @@ use crate::load::{self, Loaded};
 use crate::migrate::{self, Settled};
 use crate::observe;
 use crate::order::{self, Standing};
+use crate::remains::{self, Remain};
 use crate::seam::{Kernel, LoadOutcome, LoadRequest, Observed, ProgramAt};
 use crate::shared::{self, Shares};
 use crate::sys::{self, link, map, program};
@@ -306,7 +307,14 @@ impl Kernel for Host {
         for link in bpffs::list(&self.bpffs.links(uid))?.into_iter().chain(self.filters.links(uid)) {
             self.detach(uid, &link)?;
         }
+        for load in bpffs::list(&self.bpffs.program(uid))? {
+            remains::release_sockets(&self.bpffs, &self.bpffs.load(uid, &load))?;
+        }
         bpffs::remove_tree(&self.bpffs.program(uid))?;
         self.shares.collect(&self.bpffs)
+    }
+
+    fn remains(&self, before: &Observed) -> Vec<Remain> {
+        remains::remains(before)
     }
 }

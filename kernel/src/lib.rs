@@ -23,6 +23,7 @@ pub mod netns;
 pub mod observe;
 pub mod order;
 pub mod probe;
+pub mod remains;
 pub mod seam;
 pub mod shared;
 pub mod sys;

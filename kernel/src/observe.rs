@@ -29,7 +29,7 @@ pub fn observe(bpffs: &Bpffs, uid: &str) -> Result<Observed, KernelError> {
             load => {
                 let mut seen = observe_load(&bpffs.load(uid, load))?;
                 seen.pending = Kept { bpffs, uid }.is_pending(load);
-                seen.unshared = shared::lost(bpffs, &bpffs.load(uid, load))?;
+                seen.shares = shared::of_load(bpffs, &bpffs.load(uid, load))?;
                 observed.loads.insert(name, seen);
             }
         }

@@ -13,6 +13,7 @@ use crate::error::KernelError;
 use crate::hook::{Hook, program_pin};
 pub use crate::migrate::Settled;
 pub use crate::order::Standing;
+pub use crate::remains::Remain;
 
 /// A function as it is to be loaded.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,8 +97,8 @@ pub struct ObservedLoad {
     pub maps: BTreeMap<String, ObservedMap>,
     /// It has maps that are to take the place of kept ones, and was not settled yet.
     pub pending: bool,
-    /// Maps of groups that are not pinned there any more.
-    pub unshared: BTreeSet<String>,
+    /// Maps of groups, and whether they are pinned there.
+    pub shares: BTreeMap<String, bool>,
 }
 
 /// A loaded program.
@@ -152,6 +153,8 @@ pub trait Kernel: Send + Sync {
     fn unload(&self, uid: &str, program: &ProgramAt) -> Result<(), KernelError>;
     /// Takes away half-done work of that name.
     fn discard(&self, uid: &str, staged: &str) -> Result<(), KernelError>;
-    /// Takes away all that is left of a uid, links first.
+    /// Takes away all that is left of a uid, links first, and the sockets out of its maps.
     fn remove_program(&self, uid: &str) -> Result<(), KernelError>;
+    /// Of what a uid had, what the kernel still has: somebody holds it, or it takes a moment.
+    fn remains(&self, before: &Observed) -> Vec<Remain>;
 }

@@ -103,10 +103,10 @@ pub fn mark(load: &Path, request: &LoadRequest) -> Result<(), KernelError> {
     Ok(())
 }
 
-/// Maps of a load whose pin in their group is gone.
-pub fn lost(bpffs: &Bpffs, load: &Path) -> Result<BTreeSet<String>, KernelError> {
-    let gone = |(name, group): &(String, Group)| !place(bpffs, name, group).exists();
-    Ok(marks(load)?.into_iter().filter(gone).map(|(name, _)| name).collect())
+/// Maps of a load that are of a group, and whether they are pinned there.
+pub fn of_load(bpffs: &Bpffs, load: &Path) -> Result<BTreeMap<String, bool>, KernelError> {
+    let pinned = |(name, group): (String, Group)| (place(bpffs, &name, &group).exists(), name);
+    Ok(marks(load)?.into_iter().map(pinned).map(|(pinned, name)| (name, pinned)).collect())
 }
 
 fn find_or_make(bpffs: &Bpffs, request: &LoadRequest, def: &MapDef, group: &Group) -> Result<OwnedFd, KernelError> {

@@ -18,6 +18,7 @@ use crate::error::ProgramError;
 use crate::images::{Images, blocking};
 use crate::neighbours::Neighbours;
 use crate::pass::{Past, observe, reconcile};
+use crate::removal;
 use crate::reports::Reports;
 use crate::view::NodeView;
 use crate::watches::{Stir, Watches};
@@ -67,7 +68,7 @@ pub async fn run(shared: Arc<Shared>, uid: String, mut orders: watch::Receiver<O
         others.borrow_and_update();
         resyncs.borrow_and_update();
         let again = match &order.program {
-            None => match remove(&shared, &uid).await {
+            None => match removal::remove(&shared, &uid).await {
                 Ok(()) => {
                     shared.neighbours.remove(&uid);
                     shared.watches.forget(&uid);
@@ -159,17 +160,6 @@ fn is_transient(report: &ProgramReport) -> bool {
     };
     let failed = matches!(report.state(), State::Failed | State::Degraded | State::Updating);
     failed && (transient(&report.reason) || report.hooks.iter().flat_map(|h| &h.failures).any(|f| transient(&f.reason)))
-}
-
-async fn remove(shared: &Arc<Shared>, uid: &str) -> Result<(), ProgramError> {
-    let _place = shared.places.acquire().await.map_err(|e| ProgramError::Internal(e.to_string()))?;
-    let (shared, uid) = (shared.clone(), uid.to_owned());
-    blocking(move || {
-        // First the record: a crash after it leaves pins of an unknown uid, which the next Sync removes.
-        shared.store.remove(&uid).map_err(|e| ProgramError::Internal(e.to_string()))?;
-        Ok(shared.kernel.remove_program(&uid)?)
-    })
-    .await?
 }
 
 /// Lets images go that no program wants, if the cache is too large. A cache that cannot be trimmed is no reason to fail.

@@ -22,7 +22,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use skep_kernel::hook::{Hook, Target};
 use skep_kernel::seam::{
     Kernel, LoadOutcome, LoadRequest, Observed, ObservedLink, ObservedLoad, ObservedMap, ObservedProgram, ProgramAt,
-    Settled, Standing,
+    Remain, Settled, Standing,
 };
 use skep_kernel::{KernelError, error::Holder};
 use skep_object::kind::Kind;
@@ -514,6 +514,10 @@ impl Kernel for Fake {
                 Ok(())
             },
         )
+    }
+
+    fn remains(&self, _: &Observed) -> Vec<Remain> {
+        Vec::new()
     }
 
     fn remove_program(&self, _: &str) -> Result<(), KernelError> {

@@ -27,6 +27,7 @@ pub mod plan;
 #[cfg(test)]
 mod plan_property;
 pub mod prepare;
+pub mod removal;
 pub mod report;
 pub mod reports;
 pub mod runtime;

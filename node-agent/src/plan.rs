@@ -90,7 +90,9 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
     let present = observed.loads.get(&wanted.load).filter(|_| !superseded);
     let missing = present.is_none_or(|load| {
         let programs = wanted.variants.iter().all(|v| load.programs.contains_key(&v.pin()));
-        !programs || !wanted.maps.iter().all(|map| load.maps.contains_key(map)) || !load.unshared.is_empty()
+        !programs
+            || !wanted.maps.iter().all(|map| load.maps.contains_key(map))
+            || !load.shares.values().all(|pinned| *pinned)
     });
     let (mut attach, mut dead, mut replace, mut settled) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (name, link) in &wanted.links {

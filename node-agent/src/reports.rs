@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
-use skep_proto::v1::{NodeEvent, Notice, ProgramReport, Snapshot, node_event::Event};
+use skep_crds::Reason;
+use skep_proto::v1::{NodeEvent, Notice, ProgramReport, Snapshot, State, node_event::Event};
 use tokio::sync::broadcast;
 
 /// Events that a slow watcher may lag behind before it gets a snapshot again.
@@ -56,6 +57,17 @@ impl Reports {
             state.notices.pop_front();
         }
         state.notices.push_back(notice);
+    }
+
+    /// A program is being taken away.
+    pub fn removing(&self, uid: &str) {
+        let report = self.lock().programs.get(uid).cloned();
+        if let Some(mut report) = report {
+            report.set_state(State::Removing);
+            report.reason = Reason::Progressing.to_string();
+            report.message = "being removed".into();
+            self.put(report);
+        }
     }
 
     /// Nothing is left of a program.

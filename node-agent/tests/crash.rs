@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use skep_crds::{API_VERSION, EbpfProgramSpec, load_hash, revision_hash};
 use skep_image::{Auth, Cache, Registry, RegistryConfig};
 use skep_kernel::hook::Hook;
-use skep_kernel::seam::{Kernel, LoadOutcome, LoadRequest, Observed, ProgramAt, Settled, Standing};
+use skep_kernel::seam::{Kernel, LoadOutcome, LoadRequest, Observed, ProgramAt, Remain, Settled, Standing};
 use skep_kernel::{Host, KernelError, bpffs, netns};
 use skep_node_agent::actor::Shared;
 use skep_node_agent::desired::{DesiredProgram, Store};
@@ -109,6 +109,9 @@ impl Kernel for Mortal {
     }
     fn discard(&self, uid: &str, staged: &str) -> Result<(), KernelError> {
         self.between(|host| host.discard(uid, staged))
+    }
+    fn remains(&self, before: &Observed) -> Vec<Remain> {
+        self.host.remains(before)
     }
     fn remove_program(&self, uid: &str) -> Result<(), KernelError> {
         self.between(|host| host.remove_program(uid))

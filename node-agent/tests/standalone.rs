@@ -266,3 +266,31 @@ fn tracing_manifest(image: &str, function: &str, attach: &str) -> String {
         "apiVersion: skep.dev/v1alpha1\nkind: EbpfProgram\nmetadata: {{name: x, namespace: test}}\nspec:\n  image: {{reference: {image}}}\n  programs:\n  - name: {function}\n    attach:\n    - {attach}\n"
     )
 }
+
+#[tokio::test]
+async fn what_others_hold_of_a_removed_program_is_waited_for_and_said() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    node.write("a.yaml", &manifest("counter", &image, json!({})));
+    node.until("counter", |r| r.state() == State::Ready).await;
+    let uid = skep_kernel::bpffs::list(&node.root()).unwrap().remove(0);
+    let load = std::fs::read_dir(node.root().join(&uid)).unwrap().map(|entry| entry.unwrap().path());
+    let load = load.into_iter().find(|path| path.join("progs").exists()).unwrap();
+    let held = skep_kernel::sys::open_pin(&load.join("maps/hits")).unwrap();
+    let start = std::time::Instant::now();
+    node.delete("a.yaml");
+    let removing = node.until("counter", |r| r.state() == State::Removing).await;
+    assert_eq!(removing.reason, "Progressing");
+    while node.programs_in_bpffs() > 0 {
+        assert!(start.elapsed().as_secs() < 5, "its pins are gone at once");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    node.until_gone("counter").await;
+    let waited = start.elapsed().as_secs();
+    assert!((9..15).contains(&waited), "{waited} s");
+    let me = format!("(pid {})", std::process::id());
+    let log = node.log();
+    let line = log.lines().find(|line| line.contains("removed, but for what others hold: map hits (id ")).unwrap();
+    assert!(line.contains(&me), "{line}");
+    drop(held);
+}

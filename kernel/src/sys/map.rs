@@ -21,7 +21,9 @@ pub mod types {
     pub const LRU_PERCPU_HASH: u32 = 10;
     pub const LPM_TRIE: u32 = 11;
     pub const DEVMAP: u32 = 14;
+    pub const SOCKMAP: u32 = 15;
     pub const CPUMAP: u32 = 16;
+    pub const SOCKHASH: u32 = 18;
     pub const PERCPU_CGROUP_STORAGE: u32 = 21;
     pub const DEVMAP_HASH: u32 = 25;
     pub const RINGBUF: u32 = 27;

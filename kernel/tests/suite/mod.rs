@@ -6,5 +6,6 @@ mod lifecycle;
 mod loading;
 mod netns;
 mod order;
+mod remains;
 mod shared;
 mod updates;

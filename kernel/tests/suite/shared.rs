@@ -124,15 +124,12 @@ fn a_lost_pin_comes_back_with_the_same_map() {
     let [pin] = shared_pins(&f.host).try_into().unwrap();
     bpffs::unpin(&pin).unwrap();
     let observed = f.host.observe(&f.uid).unwrap();
-    assert_eq!(observed.loads["l1"].unshared, ["hash".to_owned()].into());
+    assert_eq!(observed.loads["l1"].shares, [("hash".to_owned(), false)].into());
     f.host.load(OTHER, "l1", &first).unwrap();
     assert_eq!(hash(&f.host.observe(OTHER).unwrap()), hash(&observed), "who comes next finds it in a load");
     bpffs::unpin(&pin).unwrap();
     f.load("l1", &first);
-    assert!(
-        pin.exists() && f.host.observe(&f.uid).unwrap().loads["l1"].unshared.is_empty(),
-        "and loading again pins it"
-    );
+    assert!(pin.exists() && f.host.observe(&f.uid).unwrap().loads["l1"].shares["hash"], "and loading again pins it");
     f.host.remove_program(OTHER).unwrap();
 }
 
