@@ -13,6 +13,7 @@ mod figure;
 mod load;
 mod memory;
 mod node;
+mod scale;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -45,12 +46,13 @@ struct Group {
     measure: fn() -> Result<Vec<Figure>>,
 }
 
-const GROUPS: [Group; 6] = [
+const GROUPS: [Group; 7] = [
     Group { names: load::NAMES, measure: load::measure },
     Group { names: dump::NAMES, measure: dump::measure },
     Group { names: memory::NAMES, measure: memory::measure },
     Group { names: &["agent_image_mib", "operator_image_mib"], measure: images },
     Group { names: apply::NAMES, measure: apply::measure },
+    Group { names: scale::NAMES, measure: scale::measure },
     Group { names: cluster::NAMES, measure: cluster::measure },
 ];
 
@@ -89,7 +91,16 @@ fn build() -> Result<()> {
     for package in ["skep-operator", "skep-node-agent", "kubectl-skep", "skep-kernel"] {
         cargo.args(["--package", package]);
     }
-    cargo.args(["--example", "bench_load", "--example", "bench_dump", "--example", "bench_apply"]);
+    cargo.args([
+        "--example",
+        "bench_load",
+        "--example",
+        "bench_dump",
+        "--example",
+        "bench_apply",
+        "--example",
+        "bench_ready",
+    ]);
     step::run("release benchmarks", cargo.env("RUSTFLAGS", "-C target-feature=+crt-static"))
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 /// All figures, in the order of the table.
-pub const NAMES: [&str; 11] = [
+pub const NAMES: [&str; 16] = [
     "load_attach_pin_per_s",
     "dump_1m_hash_ms",
     "bpftool_dump_1m_ms",
@@ -12,6 +12,11 @@ pub const NAMES: [&str; 11] = [
     "operator_image_mib",
     "standalone_apply_to_ready_ms_p50",
     "standalone_apply_to_ready_ms_p99",
+    "restart_adopt_1000_ms",
+    "reboot_restore_1000_ms",
+    "drift_check_1000_ms",
+    "agent_rss_1000_programs_mib",
+    "agent_cpu_idle_1000_programs_percent",
     "apply_to_ready_ms_p50",
     "apply_to_ready_ms_p99",
     "operator_rss_idle_mib",
@@ -65,11 +70,11 @@ pub fn skipped(names: &[&'static str], reason: &str) -> Vec<Figure> {
 }
 
 pub fn table(figures: &[Figure]) -> String {
-    let mut out = format!("{:<34} {:>9} {:<4} {:>9} {:<7} NOTE\n", "FIGURE", "VALUE", "UNIT", "AIM", "");
+    let mut out = format!("{:<36} {:>9} {:<4} {:>9} {:<7} NOTE\n", "FIGURE", "VALUE", "UNIT", "AIM", "");
     for figure in figures {
         let value = figure.value.map_or_else(|| "-".to_owned(), shown);
         let (name, unit, aim, verdict) = (figure.name, figure.unit, figure.aim(), figure.verdict());
-        out.push_str(&format!("{name:<34} {value:>9} {unit:<4} {aim:>9} {verdict:<7} {}\n", figure.note));
+        out.push_str(&format!("{name:<36} {value:>9} {unit:<4} {aim:>9} {verdict:<7} {}\n", figure.note));
     }
     out
 }
@@ -101,12 +106,12 @@ mod tests {
             Figure::new(NAMES[0], 3400.0, "/s", Aim::AtLeast(3500.0), ""),
             Figure::new(NAMES[3], 12.34, "MiB", Aim::AtMost(20.0), "idle"),
         ];
-        let skipped = skipped(&NAMES[8..9], "no cluster");
+        let skipped = skipped(&NAMES[13..14], "no cluster");
         let table = table(&[&figures[..], &skipped[..]].concat());
         let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[1][1..], ["3400", "/s", ">=", "3500", "MISSED"]);
         assert_eq!(lines[2][1..], ["12.3", "MiB", "<=", "20.0", "met", "idle"]);
         assert_eq!(lines[3][1..], ["-", "-", "SKIPPED", "no", "cluster"]);
-        assert_eq!(json(&skipped)[NAMES[8]], json!({"value": null, "unit": "", "note": "SKIPPED: no cluster"}));
+        assert_eq!(json(&skipped)[NAMES[13]], json!({"value": null, "unit": "", "note": "SKIPPED: no cluster"}));
     }
 }

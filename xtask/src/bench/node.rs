@@ -74,6 +74,22 @@ impl Node {
         })
     }
 
+    /// Ends the agent as a crash does.
+    pub fn kill_agent(&mut self) -> Result<()> {
+        end(&mut self.agent);
+        // What it served is not to be taken for what the next one serves.
+        std::fs::remove_file(self.socket()).context("removing the agent's socket")
+    }
+
+    pub fn stop_registry(&mut self) {
+        end(&mut self.registry);
+    }
+
+    /// As a reboot does.
+    pub fn empty_bpffs(&self) -> Result<()> {
+        std::fs::remove_dir_all(self.bpffs()).context("emptying the agent's directory in bpffs")
+    }
+
     fn bpffs(&self) -> PathBuf {
         Path::new("/sys/fs/bpf").join(&self.name)
     }
@@ -89,7 +105,7 @@ impl Node {
         until("the registry answers", Duration::from_secs(20), || Ok(TcpStream::connect(("127.0.0.1", port)).is_ok()))
     }
 
-    fn start_agent(&mut self) -> Result<()> {
+    pub fn start_agent(&mut self) -> Result<()> {
         let mut agent = Command::new(build::binary("skep-agent"));
         agent.arg("run").args(["--health", "127.0.0.1:0"]);
         for (flag, value) in [
@@ -116,13 +132,18 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        for child in [&mut self.agent, &mut self.registry].into_iter().flatten() {
-            let _ended = child.kill();
-            let _reaped = child.wait();
-        }
+        end(&mut self.agent);
+        end(&mut self.registry);
         // Pins hold programs and links: without them, both are gone.
         let _unpinned = std::fs::remove_dir_all(self.bpffs());
         let _removed = Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
+}
+
+fn end(child: &mut Option<Child>) {
+    if let Some(mut child) = child.take() {
+        let _ended = child.kill();
+        let _reaped = child.wait();
     }
 }
 
