@@ -23,9 +23,10 @@ pub enum KernelError {
     #[error("{what}: {limit}")]
     LimitReached { what: String, limit: String },
     #[error(
-        "map {map}: no memory for {entries} entries ({bytes} bytes of keys and values); lower maxEntries or raise the agent's memory limit"
+        "map {map}: no memory for {entries} entries ({bytes} bytes of keys and values){}; lower maxEntries or raise the agent's memory limit",
+        limit.map(|limit| format!(", the agent's memory limit is {limit} bytes")).unwrap_or_default()
     )]
-    NodeFull { map: String, entries: u32, bytes: u64 },
+    NodeFull { map: String, entries: u32, bytes: u64, limit: Option<u64> },
     #[error("map {map}: {why}")]
     MapIncompatible { map: String, why: String },
     #[error("{what}: {source}")]

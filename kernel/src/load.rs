@@ -132,7 +132,10 @@ fn refused_map(def: &MapDef, error: io::Error) -> KernelError {
         def.flags
     );
     match error.raw_os_error() {
-        Some(libc::ENOMEM) => KernelError::NodeFull { map: def.name.clone(), entries: def.max_entries, bytes },
+        Some(libc::ENOMEM) => {
+            let limit = crate::probe::memory_limit();
+            KernelError::NodeFull { map: def.name.clone(), entries: def.max_entries, bytes, limit }
+        }
         Some(libc::EINVAL | libc::E2BIG) => KernelError::Object(ObjectError::BadMap {
             map: def.name.clone(),
             reason: format!("the kernel refuses its definition or does not know its type ({shape}): {error}"),

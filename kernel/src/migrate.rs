@@ -158,6 +158,7 @@ impl Migration {
                 map: format!("{name} (what its migration remembers)"),
                 entries: def.max_entries,
                 bytes: u64::from(def.max_entries) * u64::from(def.key_size + def.value_size),
+                limit: crate::probe::memory_limit(),
             },
             _ => failed()(e),
         })?;
