@@ -1,9 +1,13 @@
 //! Why a program does not run on this node: one category, whose name is the reason everywhere.
 
+use std::io::ErrorKind;
+
 use skep_crds::Reason;
 use skep_image::ImageError;
 use skep_kernel::KernelError;
 use skep_object::ObjectError;
+
+use crate::desired::StoreError;
 
 /// A failure of one program.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +18,8 @@ pub enum ProgramError {
     Object(#[from] ObjectError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
+    #[error("the desired state cannot be kept: {0}; check the agent's state directory")]
+    Store(#[from] StoreError),
     #[error("this agent does not understand {what}; upgrade the agent of this node")]
     AgentTooOld { what: String },
     #[error("the desired state does not decode: {why}")]
@@ -41,6 +47,12 @@ impl ProgramError {
             ProgramError::Image(e) => e.reason(),
             ProgramError::Object(e) => e.reason(),
             ProgramError::Kernel(e) => e.reason(),
+            ProgramError::Store(StoreError::Io { source, .. })
+                if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
+            {
+                "NodeFull"
+            }
+            ProgramError::Store(_) => "Internal",
             ProgramError::AgentTooOld { .. } => "AgentTooOld",
             ProgramError::Undecodable { .. } => "ObjectUnreadable",
             ProgramError::Circle { .. } => "TargetNotFound",

@@ -146,7 +146,7 @@ impl Supervisor {
             }
         }
         let (shared, record) = (self.shared.clone(), program.clone());
-        blocking(move || shared.store.put(&record)).await?.map_err(|e| ProgramError::Internal(e.to_string()))?;
+        blocking(move || shared.store.put(&record)).await??;
         let uid = program.uid.clone();
         self.order(&uid, Order { program: Some(program), auth, refused: None });
         Ok(())

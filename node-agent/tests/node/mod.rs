@@ -171,6 +171,41 @@ impl Node {
         Path::new("/sys/fs/bpf").join(&self.name)
     }
 
+    /// Puts the agent that runs into a cgroup of its own with so much memory; `false` where cgroups have no memory
+    /// controller that can be used.
+    pub fn limit_memory(&self, bytes: u64) -> bool {
+        let (dir, file) = self.memory_cgroup();
+        std::fs::create_dir(&dir).is_ok()
+            && std::fs::write(dir.join(file), bytes.to_string()).is_ok()
+            && std::fs::write(dir.join("cgroup.procs"), self.pid().to_string()).is_ok()
+    }
+
+    pub fn raise_memory(&self, bytes: u64) {
+        let (dir, file) = self.memory_cgroup();
+        std::fs::write(dir.join(file), bytes.to_string()).unwrap();
+    }
+
+    fn memory_cgroup(&self) -> (PathBuf, &'static str) {
+        let name = format!("{}-memory", self.name);
+        let v1 = Path::new("/sys/fs/cgroup/memory");
+        if v1.exists() {
+            return (v1.join(name), "memory.limit_in_bytes");
+        }
+        (skep_kernel::probe::cgroup2_mount().unwrap().join(name), "memory.max")
+    }
+
+    /// The state directory on a file system of its own, of so many bytes. Before the agent starts anew.
+    pub fn mount_state(&self, bytes: u64) {
+        std::fs::create_dir_all(self.state()).unwrap();
+        run("mount", &["-t", "tmpfs", "-o", &format!("size={bytes}"), &self.name, &self.state().to_string_lossy()]);
+    }
+
+    /// Makes the desired store one that cannot be written, or again one that can: while the agent has its lock open, the
+    /// kernel does not let the file system become read-only.
+    pub fn forbid_records(&self, forbid: bool) {
+        run("chattr", &[if forbid { "+i" } else { "-i" }, &self.state().join("desired").to_string_lossy()]);
+    }
+
     pub fn state(&self) -> PathBuf {
         self.dir.path().join("state")
     }
@@ -286,6 +321,13 @@ impl Node {
         u64::from_ne_bytes(answer.raw_value[..].try_into().unwrap())
     }
 
+    /// Loads, whole or half done, of all programs.
+    pub fn loads_in_bpffs(&self) -> usize {
+        let uids = bpffs::list(&self.root()).unwrap();
+        let names = uids.iter().flat_map(|uid| bpffs::list(&self.root().join(uid)).unwrap());
+        names.filter(|name| name != "links" && name != "maps").count()
+    }
+
     pub fn programs_in_bpffs(&self) -> usize {
         bpffs::list(&self.root()).unwrap().len()
     }
@@ -302,6 +344,11 @@ impl Drop for Node {
         let _ = bpffs::remove_tree(&self.root());
         let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
         let _ = std::fs::remove_dir(self.cgroup_dir());
+        let _ = std::fs::remove_dir(self.memory_cgroup().0);
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        if mounts.lines().any(|line| line.starts_with(&format!("{} ", self.name))) {
+            let _ = Command::new("umount").arg(self.state()).status();
+        }
     }
 }
 
