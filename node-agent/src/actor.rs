@@ -14,7 +14,6 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::backoff::Backoff;
 use crate::desired::{DesiredProgram, Store};
-use crate::error::ProgramError;
 use crate::images::{Images, blocking};
 use crate::neighbours::Neighbours;
 use crate::pass::{Past, observe, reconcile};
@@ -78,12 +77,12 @@ pub async fn run(shared: Arc<Shared>, uid: String, mut orders: watch::Receiver<O
                 }
                 Err(e) => {
                     tracing::warn!(uid, error = %e, "removal failed; it is tried again");
-                    backoff.wait()
+                    Some(backoff.wait())
                 }
             },
             Some(desired) => {
                 let mut report = reconcile(&shared, desired, &order.auth, now, &mut past).await;
-                let retry = is_transient(&report);
+                let next = next(&report);
                 if let Some((reason, message)) = &order.refused {
                     report.set_state(State::Failed);
                     report.reason = reason.to_string();
@@ -91,11 +90,13 @@ pub async fn run(shared: Arc<Shared>, uid: String, mut orders: watch::Receiver<O
                 }
                 shared.reports.put(report);
                 follow(&shared, &uid, &stir, &past).await;
-                if retry {
-                    backoff.wait()
-                } else {
-                    backoff.reset();
-                    DRIFT
+                match next {
+                    Next::Retry => Some(backoff.wait()),
+                    Next::Look => {
+                        backoff.reset();
+                        Some(DRIFT)
+                    }
+                    Next::Wait => None,
                 }
             }
         };
@@ -122,8 +123,16 @@ pub async fn run(shared: Arc<Shared>, uid: String, mut orders: watch::Receiver<O
             () = stir.cgroups.notified() => backoff.reset(),
             // It may be of our own making: no reason to try again earlier than the backoff says the next time.
             () = drifted(&shared, &uid, &stir, &mut checks, &past) => {}
-            () = tokio::time::sleep(again) => {}
+            () = after(again) => {}
         }
+    }
+}
+
+/// A time to wait; `None` is for ever.
+async fn after(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -132,6 +141,8 @@ async fn drifted(shared: &Arc<Shared>, uid: &str, stir: &Stir, checks: &mut watc
     loop {
         tokio::select! {
             () = stir.pins.notified() => {}
+            // What nobody tells.
+            () = tokio::time::sleep(DRIFT) => {}
             changed = checks.changed() => if changed.is_err() {
                 return std::future::pending().await;
             },
@@ -152,14 +163,39 @@ async fn follow(shared: &Arc<Shared>, uid: &str, stir: &Arc<Stir>, past: &Past) 
     }
 }
 
-/// Permanent reasons wait for a change, transient ones for time. A target that is held or missing may come free without
-/// the agent hearing of it.
-fn is_transient(report: &ProgramReport) -> bool {
-    let transient = |word: &str| {
-        word.parse().is_ok_and(|r: Reason| r.is_transient() || matches!(r, Reason::HookBusy | Reason::TargetNotFound))
-    };
-    let failed = matches!(report.state(), State::Failed | State::Degraded | State::Updating);
-    failed && (transient(&report.reason) || report.hooks.iter().flat_map(|h| &h.failures).any(|f| transient(&f.reason)))
+/// What follows a report when nothing is heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Another try, after the backoff.
+    Retry,
+    /// The look against drift.
+    Look,
+    /// The same would come of it: only what differs in the kernel leads to another pass.
+    Wait,
+}
+
+/// Permanent reasons wait for a change, transient ones for time. What may come free, or come to be, without the agent
+/// hearing of it is tried again like a transient one.
+fn next(report: &ProgramReport) -> Next {
+    use Reason::{HookBusy, ImageNotFound, ImageUnauthorized, LimitReached, PermissionDenied, TargetNotFound};
+    let unheard = [HookBusy, TargetNotFound, LimitReached, PermissionDenied, ImageNotFound, ImageUnauthorized];
+    let transient = |word: &str| word.parse().is_ok_and(|r: Reason| r.is_transient() || unheard.contains(&r));
+    let mut failures = report.hooks.iter().flat_map(|h| &h.failures);
+    match report.state() {
+        State::Failed | State::Degraded | State::Updating | State::Unsupported => {
+            let retry = transient(&report.reason) || failures.any(|f| transient(&f.reason));
+            // Targets that are well are looked after.
+            let look = report.hooks.iter().any(|h| h.targets > 0);
+            if retry {
+                Next::Retry
+            } else if look {
+                Next::Look
+            } else {
+                Next::Wait
+            }
+        }
+        _ => Next::Look,
+    }
 }
 
 /// Lets images go that no program wants, if the cache is too large. A cache that cannot be trimmed is no reason to fail.
@@ -182,5 +218,30 @@ pub(crate) async fn trim(shared: &Arc<Shared>) {
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_change_by_itself_is_not_tried_again() {
+        let of = |state, reason: Reason, targets| {
+            let hook = skep_proto::v1::HookReport { targets, ..Default::default() };
+            let mut report = ProgramReport { reason: reason.to_string(), hooks: vec![hook], ..Default::default() };
+            report.set_state(state);
+            next(&report)
+        };
+        for reason in [Reason::VerifierRejected, Reason::ObjectInvalid, Reason::GlobalInvalid, Reason::AgentTooOld] {
+            assert_eq!(of(State::Failed, reason, 0), Next::Wait, "{reason}");
+        }
+        assert_eq!(of(State::Unsupported, Reason::KernelUnsupported, 0), Next::Wait);
+        for reason in [Reason::NodeFull, Reason::HookBusy, Reason::Timeout, Reason::ImageNotFound, Reason::LimitReached]
+        {
+            assert_eq!(of(State::Failed, reason, 0), Next::Retry, "{reason}");
+        }
+        assert_eq!(of(State::Degraded, Reason::KernelUnsupported, 1), Next::Look);
+        assert_eq!(of(State::Ready, Reason::Ready, 1), Next::Look);
     }
 }
