@@ -14,6 +14,7 @@ mod load;
 mod memory;
 mod node;
 mod scale;
+mod swap;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -46,12 +47,13 @@ struct Group {
     measure: fn() -> Result<Vec<Figure>>,
 }
 
-const GROUPS: [Group; 7] = [
+const GROUPS: [Group; 8] = [
     Group { names: load::NAMES, measure: load::measure },
     Group { names: dump::NAMES, measure: dump::measure },
     Group { names: memory::NAMES, measure: memory::measure },
     Group { names: &["agent_image_mib", "operator_image_mib"], measure: images },
     Group { names: apply::NAMES, measure: apply::measure },
+    Group { names: swap::NAMES, measure: swap::measure },
     Group { names: scale::NAMES, measure: scale::measure },
     Group { names: cluster::NAMES, measure: cluster::measure },
 ];
@@ -100,6 +102,8 @@ fn build() -> Result<()> {
         "bench_apply",
         "--example",
         "bench_ready",
+        "--example",
+        "bench_swap",
     ]);
     step::run("release benchmarks", cargo.env("RUSTFLAGS", "-C target-feature=+crt-static"))
 }

@@ -32,6 +32,7 @@ const TESTS: &[(&str, Test)] = &[
     ("samples::connect_guard", samples::connect_guard),
     ("samples::malloc_sizes", samples::malloc_sizes),
     ("samples::a_changed_global_is_a_new_revision_and_keeps_the_map", samples::changed_global),
+    ("changes::labels_and_node_selector_touch_nothing", changes::labels_and_node_selector),
     ("changes::suspend_resume_and_restart", changes::suspend_resume_restart),
     ("restart::an_agent_killed_while_counting_misses_nothing", restart::agent_killed),
     ("restart::a_moved_tag_and_a_killed_operator_change_nothing", restart::moved_tag),

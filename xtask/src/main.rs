@@ -13,6 +13,7 @@ mod image;
 mod install;
 mod repo;
 mod setup;
+mod soak;
 mod step;
 mod test;
 mod vm;
@@ -40,6 +41,8 @@ enum Xtask {
     Demo(demo::Demo),
     /// Measure Skep on this machine
     Bench(bench::Bench),
+    /// Run an agent that is never left alone, for leaks and residue
+    Soak(soak::Soak),
     /// Write the generated files: CRDs, gRPC code
     Codegen(codegen::Codegen),
 }
@@ -64,6 +67,7 @@ fn run() -> anyhow::Result<()> {
         Xtask::Cluster(command) => command.run(),
         Xtask::Demo(command) => command.run(),
         Xtask::Bench(command) => command.run(),
+        Xtask::Soak(command) => command.run(),
         Xtask::Codegen(command) => command.run(),
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 /// All figures, in the order of the table.
-pub const NAMES: [&str; 16] = [
+pub const NAMES: [&str; 27] = [
     "load_attach_pin_per_s",
     "dump_1m_hash_ms",
     "bpftool_dump_1m_ms",
@@ -12,6 +12,17 @@ pub const NAMES: [&str; 16] = [
     "operator_image_mib",
     "standalone_apply_to_ready_ms_p50",
     "standalone_apply_to_ready_ms_p99",
+    "update_swap_us_p50_xdp",
+    "update_swap_us_p50_tcx",
+    "update_swap_us_p50_tc",
+    "update_swap_us_p50_cgroupSkb",
+    "update_swap_us_p50_skLookup",
+    "update_swap_us_p50_netfilter",
+    "update_swap_us_p50_tracepoint",
+    "update_swap_us_p50_rawTracepoint",
+    "update_swap_us_p50_uprobe",
+    "reload_small_program_us",
+    "libbpf_reload_small_program_us",
     "restart_adopt_1000_ms",
     "reboot_restore_1000_ms",
     "drift_check_1000_ms",
@@ -106,12 +117,12 @@ mod tests {
             Figure::new(NAMES[0], 3400.0, "/s", Aim::AtLeast(3500.0), ""),
             Figure::new(NAMES[3], 12.34, "MiB", Aim::AtMost(20.0), "idle"),
         ];
-        let skipped = skipped(&NAMES[13..14], "no cluster");
+        let skipped = skipped(&NAMES[24..25], "no cluster");
         let table = table(&[&figures[..], &skipped[..]].concat());
         let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[1][1..], ["3400", "/s", ">=", "3500", "MISSED"]);
         assert_eq!(lines[2][1..], ["12.3", "MiB", "<=", "20.0", "met", "idle"]);
         assert_eq!(lines[3][1..], ["-", "-", "SKIPPED", "no", "cluster"]);
-        assert_eq!(json(&skipped)[NAMES[13]], json!({"value": null, "unit": "", "note": "SKIPPED: no cluster"}));
+        assert_eq!(json(&skipped)[NAMES[24]], json!({"value": null, "unit": "", "note": "SKIPPED: no cluster"}));
     }
 }

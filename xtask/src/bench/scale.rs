@@ -124,13 +124,13 @@ fn cpu_ms(pid: u32) -> Result<f64> {
 }
 
 /// cgroups of the run's own.
-struct Cgroups {
+pub struct Cgroups {
     top: PathBuf,
     count: usize,
 }
 
 impl Cgroups {
-    fn make(count: usize) -> Result<Self> {
+    pub fn make(count: usize) -> Result<Self> {
         let mounts = std::fs::read_to_string("/proc/mounts")?;
         let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
         let mount = fields.into_iter().find(|f| f.get(2) == Some(&"cgroup2")).context("no cgroup v2 is mounted")?;
@@ -139,6 +139,10 @@ impl Cgroups {
             std::fs::create_dir_all(cgroups.top.join(i.to_string()))?;
         }
         Ok(cgroups)
+    }
+
+    pub fn path(&self, index: usize) -> PathBuf {
+        self.top.join(index.to_string())
     }
 
     /// The path of one of them below the mount.

@@ -18,6 +18,27 @@ fn kernel(c: &Cluster) -> Result<(Value, u64)> {
     Ok((node["functions"].clone(), node["hooks"][0]["targets"].as_u64().unwrap_or_default()))
 }
 
+/// Where a program goes, and what it is called, is no reason to touch it where it stays.
+pub fn labels_and_node_selector(c: &Cluster) -> Result<()> {
+    let (before, seen) = (super::restart::identity(c, NAME)?, c.program(NAME)?);
+    c.kubectl(&["label", "ebpf", NAME, "team=net"])?;
+    let patch = r#"{"spec": {"nodeSelector": {"matchLabels": {"kubernetes.io/os": "linux"}}}}"#;
+    c.kubectl(&["patch", "ebpf", NAME, "--type=merge", "-p", patch])?;
+    until("the new selector is taken up", Duration::from_secs(10), || {
+        let now = c.program(NAME)?;
+        Ok(now["status"]["observedGeneration"] == now["metadata"]["generation"]
+            && now["metadata"]["generation"] != seen["metadata"]["generation"])
+    })?;
+    let now = c.program(NAME)?;
+    ensure!(now["status"]["revision"] == seen["status"]["revision"], "the revision changed: {}", now["status"]);
+    ensure!(now["status"]["summary"]["ready"] == "1/1", "{}", now["status"]);
+    // Longer than a node's status waits to be written.
+    std::thread::sleep(Duration::from_secs(3));
+    let after = super::restart::identity(c, NAME)?;
+    ensure!(after == before, "{before} became {after}");
+    Ok(())
+}
+
 pub fn suspend_resume_restart(c: &Cluster) -> Result<()> {
     let skep = |verb: &str| c.skep(&[verb, NAME, "-n", "default"]);
     let packets = || c.sum(NAME, "counters", "packets", |_| true);
