@@ -77,6 +77,7 @@ pub async fn run(shared: Arc<Shared>, uid: String, mut orders: watch::Receiver<O
                 }
                 Err(e) => {
                     tracing::warn!(uid, error = %e, "removal failed; it is tried again");
+                    shared.reports.removing(&uid, format!("removal failed, and is tried again: {e}"));
                     Some(backoff.wait())
                 }
             },

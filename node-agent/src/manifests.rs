@@ -141,6 +141,8 @@ fn read(dir: &Path) -> Result<Vec<Document>, String> {
         let shown = file.display().to_string();
         match std::fs::read_to_string(&file) {
             Ok(text) => documents.extend(parse(&shown, &text)),
+            // It went after it was listed.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && file.symlink_metadata().is_err() => {}
             Err(e) => documents.push(Document::Invalid {
                 namespace: String::new(),
                 name: String::new(),

@@ -101,10 +101,16 @@ async fn pass(
     }
     let _place = shared.places.acquire().await.map_err(|e| ProgramError::Internal(e.to_string()))?;
     let (work, desired) = (shared.clone(), desired.clone());
-    let pass = blocking(move || act(&work, &spec, &desired, object, &view, left.as_ref()));
-    match tokio::time::timeout(PASS, pass).await {
+    let late = desired.clone();
+    let mut pass = std::pin::pin!(blocking(move || act(&work, &spec, &desired, object, &view, left.as_ref())));
+    match tokio::time::timeout(PASS, &mut pass).await {
         Ok(result) => result?,
-        Err(_) => Err(ProgramError::Timeout { what: "work in the kernel".into(), seconds: PASS.as_secs() }),
+        Err(_) => {
+            let error = ProgramError::Timeout { what: "work in the kernel".into(), seconds: PASS.as_secs() };
+            shared.reports.put(report::failed(&late, &observed, &error));
+            // It cannot be called off, and a second pass beside it would undo what it does.
+            pass.await?
+        }
     }
 }
 

@@ -23,7 +23,7 @@ const LATER: Duration = Duration::from_secs(10);
 
 /// Removes a program, and waits for the kernel.
 pub async fn remove(shared: &Arc<Shared>, uid: &str) -> Result<(), ProgramError> {
-    shared.reports.removing(uid);
+    shared.reports.removing(uid, "being removed".into());
     let before = take_away(shared, uid).await?;
     let mut waited = Duration::ZERO;
     let mut left = remains(shared, &before).await?;

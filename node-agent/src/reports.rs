@@ -60,12 +60,12 @@ impl Reports {
     }
 
     /// A program is being taken away.
-    pub fn removing(&self, uid: &str) {
+    pub fn removing(&self, uid: &str, message: String) {
         let report = self.lock().programs.get(uid).cloned();
         if let Some(mut report) = report {
             report.set_state(State::Removing);
             report.reason = Reason::Progressing.to_string();
-            report.message = "being removed".into();
+            report.message = message;
             self.put(report);
         }
     }

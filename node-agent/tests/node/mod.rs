@@ -8,8 +8,11 @@ use std::time::{Duration, Instant};
 
 use skep_image::{Auth, Registry, RegistryConfig};
 use skep_kernel::{bpffs, netns};
+use skep_proto::v1::agent_client::AgentClient;
 use skep_proto::v1::inspector_client::InspectorClient;
-use skep_proto::v1::{ListProgramsRequest, LookupMapRequest, ProgramRef, ProgramReport, lookup_map_request::Key};
+use skep_proto::v1::{
+    ListProgramsRequest, LookupMapRequest, Pod, ProgramRef, ProgramReport, UpdatePodsRequest, lookup_map_request::Key,
+};
 use tonic::transport::Channel;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -84,7 +87,7 @@ impl Node {
         format!("/{}", self.name)
     }
 
-    fn cgroup_dir(&self) -> PathBuf {
+    pub fn cgroup_dir(&self) -> PathBuf {
         skep_kernel::probe::cgroup2_mount().unwrap().join(&self.name)
     }
 
@@ -245,6 +248,13 @@ impl Node {
         }
     }
 
+    /// All pods of the node, as the operator tells of them.
+    pub async fn tell_pods(&self, pods: Vec<Pod>) {
+        let channel = skep_proto::client::unix(&self.dir.path().join("agent.sock")).await.unwrap();
+        let request = UpdatePodsRequest { epoch: 1, snapshot: true, pods, gone: vec![] };
+        AgentClient::new(channel).update_pods(request).await.unwrap();
+    }
+
     pub fn kill(&mut self) {
         end(&mut self.agent);
     }
@@ -343,6 +353,7 @@ impl Drop for Node {
         end(&mut self.registry);
         let _ = bpffs::remove_tree(&self.root());
         let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+        let _ = std::fs::remove_dir(self.cgroup_dir().join("kubepods"));
         let _ = std::fs::remove_dir(self.cgroup_dir());
         let _ = std::fs::remove_dir(self.memory_cgroup().0);
         let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
