@@ -4,8 +4,27 @@ use skep_crds::Reason;
 
 /// One sentence; `said` are the messages that give the reason.
 pub fn hint(reason: Reason, said: &[&str]) -> &'static str {
+    let says = |words: &str| said.iter().any(|message| message.contains(words));
     match reason {
-        Reason::HookBusy if said.iter().any(|message| message.contains("held by EbpfProgram ")) => {
+        Reason::MapIncompatible if says("share: group") => {
+            "Declare the map as its group has it, or name another group in spec.maps.<name>.share, which begins with an empty map."
+        }
+        Reason::MapIncompatible if says("no map ") => {
+            "Correct the name under spec.maps; the message lists the maps that the object has."
+        }
+        Reason::ObjectInvalid if says("it is in section ") => {
+            "Attach the function to a hook of the kind that its section is for, or change its section and push again."
+        }
+        Reason::ObjectInvalid if says("the kernel refuses its definition") => {
+            "Lower spec.maps.<name>.maxEntries, or use a type of map that this kernel knows."
+        }
+        Reason::TargetNotFound if says("position: ") => {
+            "Take one of the positions out, so that the programs have an order."
+        }
+        Reason::TargetNotFound if says(" of EbpfProgram ") => {
+            "Correct the name or function under position; that program must be attached to the same interface and direction, and is waited for."
+        }
+        Reason::HookBusy if says("held by EbpfProgram ") => {
             "Change or delete the EbpfProgram that the message names, or let the two select different targets: one program fits on this hook."
         }
         Reason::Ready => "Nothing: it runs everywhere it should.",
@@ -36,7 +55,7 @@ pub fn hint(reason: Reason, said: &[&str]) -> &'static str {
             "Ask whoever owns the EbpfPolicy, or use only the kinds, targets and images that it grants this namespace."
         }
         Reason::ObjectUnreadable => {
-            "Apply the EbpfProgram anew: what is stored does not fit the schema of this version."
+            "Correct the manifest as the message says and apply it again; if nothing is wrong with it, update Skep, which does not know what it uses."
         }
         Reason::ObjectInvalid => {
             "Compile with clang -g -O2 -target bpf (or aya) and push again; the message names the section at fault."
@@ -92,6 +111,20 @@ mod tests {
         let ours = hint(Reason::HookBusy, &["xdp on interface eth0 is held by EbpfProgram net/other"]);
         assert!(ours.contains("delete the EbpfProgram") && !ours.contains("bpftool"), "{ours}");
         assert!(hint(Reason::HookBusy, &["xdp on interface eth0 is held by program 7"]).contains("bpftool"));
+    }
+
+    #[test]
+    fn what_was_said_decides_what_to_do() {
+        for (reason, said, wanted) in [
+            (Reason::MapIncompatible, "map hits: share: group flows of namespace net has this map", "another group"),
+            (Reason::MapIncompatible, "the object has no map hist; it has hits", "name under spec.maps"),
+            (Reason::ObjectInvalid, "count: it is in section xdp, which is for xdp, not for tcx", "its section"),
+            (Reason::TargetNotFound, "position: a, b, a: each asks to stand beside the next", "one of the positions"),
+            (Reason::TargetNotFound, "check of EbpfProgram guard not found", "waited for"),
+        ] {
+            assert!(hint(reason, &[said]).contains(wanted), "{reason}: {said}");
+        }
+        assert!(hint(Reason::MapIncompatible, &["map hits: value size was 8 and is now 16"]).contains("onUpdate"));
     }
 
     #[test]

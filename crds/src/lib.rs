@@ -9,7 +9,7 @@
 
 pub mod attach;
 pub mod cgroup;
-mod closed;
+pub mod closed;
 pub mod condition;
 pub mod crd;
 pub mod ebpfnode;

@@ -99,7 +99,12 @@ impl Host {
         }
         bpffs::rename(&staged, &self.bpffs.load(uid, name))?;
         kept.publish_new(name, request)?;
-        let own = bpffs::list(&self.bpffs.kept_maps(uid))?;
+        let mut own = bpffs::list(&self.bpffs.kept_maps(uid))?;
+        for other in bpffs::list(&self.bpffs.program(uid))?.iter().filter(|other| *other != name) {
+            let dir = self.bpffs.load(uid, other);
+            let shared = shared::of_load(&self.bpffs, &dir)?;
+            own.extend(bpffs::list(&dir.join("maps"))?.into_iter().filter(|map| !shared.contains_key(map)));
+        }
         let left = request.share.iter().filter(|(map, _)| own.contains(map));
         let reset = left.map(|(map, group)| (map.clone(), format!("it is that of group {} now", group.name)));
         inherited.outcome.reset.extend(reset);

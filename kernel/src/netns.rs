@@ -100,31 +100,44 @@ fn interfaces() -> io::Result<Vec<Interface>> {
     Ok(found)
 }
 
-/// Names of the devices of default routes, IPv4 and IPv6, of the calling thread's namespace.
+/// Names of the devices of the default route of the calling thread's namespace: IPv4's, else IPv6's; of several those
+/// with the lowest metric.
 fn default_route_interfaces() -> Vec<String> {
     let v4 = std::fs::read_to_string("/proc/thread-self/net/route").unwrap_or_default();
     let v6 = std::fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap_or_default();
+    primary(&v4, &v6)
+}
+
+fn primary(v4: &str, v6: &str) -> Vec<String> {
+    let mut routes: Vec<(u32, String)> = v4.lines().skip(1).filter_map(v4_default).collect();
+    if routes.is_empty() {
+        routes = v6.lines().filter_map(v6_default).collect();
+    }
+    let lowest = routes.iter().map(|(metric, _)| *metric).min();
     let mut names: Vec<String> =
-        v4.lines().skip(1).filter_map(v4_default).chain(v6.lines().filter_map(v6_default)).collect();
+        routes.into_iter().filter(|(metric, _)| Some(*metric) == lowest).map(|(_, name)| name).collect();
     names.sort();
     names.dedup();
     names
 }
 
 /// Columns: Iface Destination Gateway Flags RefCnt Use Metric Mask ...
-fn v4_default(line: &str) -> Option<String> {
+fn v4_default(line: &str) -> Option<(u32, String)> {
     let columns: Vec<&str> = line.split_whitespace().collect();
-    (columns.get(1) == Some(&"00000000") && columns.get(7) == Some(&"00000000")).then(|| columns[0].to_owned())
+    let default = columns.get(1) == Some(&"00000000") && columns.get(7) == Some(&"00000000");
+    default.then(|| Some((columns[6].parse().ok()?, columns[0].to_owned()))).flatten()
 }
 
-/// Columns: destination, its prefix length, source, ..., flags (RTF_UP is 1), interface.
-fn v6_default(line: &str) -> Option<String> {
+/// Columns: destination, its prefix length, source, its prefix length, next hop, metric, ..., flags (RTF_UP is 1),
+/// interface.
+fn v6_default(line: &str) -> Option<(u32, String)> {
     let columns: Vec<&str> = line.split_whitespace().collect();
     let up = u32::from_str_radix(columns.get(8)?, 16).ok()? & 1 != 0;
     let reject = u32::from_str_radix(columns.get(8)?, 16).ok()? & 0x200 != 0;
     let name = columns.get(9)?;
     let default = columns[0].bytes().all(|b| b == b'0') && columns[1] == "00";
-    (default && up && !reject && *name != "lo").then(|| (*name).to_owned())
+    let metric = u32::from_str_radix(columns[5], 16).ok()?;
+    (default && up && !reject && *name != "lo").then(|| (metric, (*name).to_owned()))
 }
 
 #[cfg(test)]
@@ -133,11 +146,17 @@ mod tests {
 
     #[test]
     fn default_routes_are_told_from_others() {
-        assert_eq!(v4_default("eth0\t00000000\t0101A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0").as_deref(), Some("eth0"));
+        let v4 =
+            |name: &str, metric: u32| format!("{name}\t00000000\t0101A8C0\t0003\t0\t0\t{metric}\t00000000\t0\t0\t0");
+        assert_eq!(v4_default(&v4("eth0", 5)), Some((5, "eth0".into())));
         assert_eq!(v4_default("eth0\t0001A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0"), None);
         let zero = "0".repeat(32);
         let line = |flags: &str, dev: &str| format!("{zero} 00 {zero} 00 {zero} 00000400 1 0 {flags} {dev}");
-        assert_eq!(v6_default(&line("00000003", "eth0")).as_deref(), Some("eth0"));
+        assert_eq!(v6_default(&line("00000003", "eth0")), Some((0x400, "eth0".into())));
         assert_eq!(v6_default(&line("00200200", "lo")), None);
+        let table = |lines: &[String]| format!("Iface Destination\n{}", lines.join("\n"));
+        let six = line("00000003", "six");
+        assert_eq!(primary(&table(&[v4("slow", 600), v4("fast", 100), v4("also", 100)]), &six), ["also", "fast"]);
+        assert_eq!(primary(&table(&[]), &six), ["six"], "only where there is none of IPv4");
     }
 }

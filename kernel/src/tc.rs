@@ -191,7 +191,11 @@ impl Filters {
                     let empty = [netlink::INGRESS, netlink::EGRESS]
                         .iter()
                         .all(|parent| netlink::filters(record.ifindex, *parent).is_ok_and(|f| f.is_empty()));
-                    if empty && qdisc.exists() {
+                    // A marker of another boot is of another qdisc: cookies and indices are counted anew.
+                    let marked = fs::read_to_string(&qdisc).ok();
+                    if marked.as_ref().is_some_and(|boot| *boot != boot_id()) {
+                        fs::remove_file(&qdisc)?;
+                    } else if empty && marked.is_some() {
                         match netlink::remove_clsact(record.ifindex) {
                             // Somebody else took it away, or the interface.
                             Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOENT | libc::ENODEV)) => {}

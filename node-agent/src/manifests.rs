@@ -84,9 +84,11 @@ fn verdict(file: &str, value: &Value) -> Document {
         Ok(program) => Document::Valid(Box::new(program)),
         Err(violations) => {
             let texts: Vec<String> = violations.iter().map(ToString::to_string).collect();
+            // The names of other kinds are not those of programs.
+            let name = if field("/kind") == "EbpfProgram" { field("/metadata/name") } else { String::new() };
             Document::Invalid {
-                namespace,
-                name: field("/metadata/name"),
+                namespace: if name.is_empty() { String::new() } else { namespace },
+                name,
                 message: format!("{file}: {}", texts.join("; ")),
             }
         }
@@ -301,6 +303,14 @@ mod tests {
         assert!(tokio::time::timeout(SETTLE, poked.recv()).await.is_err(), "a change is seen where there was none");
         std::fs::write(dir.path().join("a.yaml"), GOOD).unwrap();
         assert!(tokio::time::timeout(EVERY, poked.recv()).await.is_ok());
+    }
+
+    #[test]
+    fn another_kinds_name_is_not_a_programs() {
+        let config = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: flows, namespace: net}\n";
+        let [Document::Invalid { namespace, name, message }] = &parse("a.yaml", config)[..] else { panic!() };
+        assert_eq!((namespace.as_str(), name.as_str()), ("", ""));
+        assert!(message.contains("kind") && message.starts_with("a.yaml: "), "{message}");
     }
 
     #[test]

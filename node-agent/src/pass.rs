@@ -127,12 +127,12 @@ fn act(
     let mut prepared = prepare(spec, &desired.namespace, &desired.load, object, view, &HostBinaries)?;
     neighbours::resolve(&shared.neighbours, &desired.namespace, &mut prepared.wanted);
     let mut observed = kernel.observe(&desired.uid)?;
+    let before = observed.links.clone();
     let alone = neighbours::look(kernel, &prepared.wanted, &mut observed)?;
     let plan = plan(&prepared.wanted, &observed);
     let mut outcome = execute(kernel, &desired.uid, &prepared.request, &prepared.gates, &plan);
     outcome.targets.extend(alone);
     if outcome.done > 0 {
-        shared.neighbours.changed();
         tracing::info!(
             namespace = desired.namespace,
             name = desired.name,
@@ -144,6 +144,10 @@ fn act(
     }
     let loaded = plan.iter().any(|action| matches!(action, Action::Load { .. }));
     let passed = finish(shared, desired, &prepared, outcome, (&observed, &plan), left);
+    // Whoever waits for a neighbour wakes for links alone: its own vain try must not wake it again.
+    if passed.as_ref().is_ok_and(|passed| passed.seen.links != before) {
+        shared.neighbours.changed();
+    }
     if loaded {
         // Pulling, parsing and relocating leave megabytes that are free and still count as the agent's.
         skep_kernel::sys::trim_heap();

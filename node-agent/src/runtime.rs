@@ -203,11 +203,19 @@ pub fn purge(places: &Places) -> anyhow::Result<()> {
     // The lock tells whether an agent runs: it would bring everything back.
     let store = Store::open(&places.state_dir)?;
     let host = Host::open(&places.bpffs, &places.state_dir)?;
-    let mut count = 0;
+    let (mut count, mut failures) = (0, Vec::new());
     for uid in host.programs()? {
-        host.remove_program(&uid)?;
-        store.remove(&uid)?;
-        count += 1;
+        match host.remove_program(&uid) {
+            Ok(()) => {
+                store.remove(&uid)?;
+                count += 1;
+            }
+            // The others go all the same.
+            Err(error) => failures.push(format!("{uid}: {error}")),
+        }
+    }
+    if !failures.is_empty() {
+        anyhow::bail!("removed {count} programs, but not all: {}", failures.join("; "));
     }
     let (desired, _) = store.load()?;
     for program in desired {

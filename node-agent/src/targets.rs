@@ -258,7 +258,7 @@ impl Entry<'_> {
                     None => {
                         return self.missing(
                             format!("cgroup {}", path.0),
-                            format!("no such directory below {}", root.display()),
+                            format!("no directory {} below {}", path.0, root.display()),
                         );
                     }
                 }

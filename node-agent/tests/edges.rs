@@ -89,6 +89,12 @@ async fn a_program_waits_for_its_neighbour_and_stands_beside_it() {
     assert_eq!(failure.reason, "TargetNotFound");
     assert!(failure.message.contains("count_tc of EbpfProgram guard not found"), "{}", failure.message);
 
+    // Meanwhile it does not wake itself.
+    let tries = |node: &Node| node.log().matches("reconciled").count();
+    let before = tries(&node);
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert!(tries(&node) - before < 10, "{} tries in two seconds", tries(&node) - before);
+
     // It comes, and is heard of.
     node.write("guard.yaml", &tcx("guard", &image, ""));
     let guard = node.until("guard", |r| r.state() == State::Ready).await;

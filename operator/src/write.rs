@@ -3,6 +3,7 @@
 //! Guarantees: every write has a deadline; a status goes by server-side apply to the object with that uid only, never to
 //! one of the same name made later.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -35,6 +36,14 @@ impl WriteError {
     pub fn is_stale(&self) -> bool {
         matches!(self, Self::Kube(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict())
     }
+}
+
+/// The recorder makes one Event of those that agree in type, reason and action, with the first one's note: another note
+/// is another action.
+fn action(note: &str) -> String {
+    let mut hasher = DefaultHasher::new();
+    note.hash(&mut hasher);
+    format!("Reconcile-{:08x}", hasher.finish() as u32)
 }
 
 /// Writes.
@@ -139,7 +148,7 @@ impl Writer {
             type_: if note.warning { EventType::Warning } else { EventType::Normal },
             reason: note.reason.to_string(),
             note: Some(shortened(&note.message)),
-            action: "Reconcile".into(),
+            action: action(&note.message),
             secondary: None,
         };
         if let Err(error) = self.recorder.publish(&event, &reference).await {

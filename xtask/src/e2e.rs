@@ -42,6 +42,7 @@ const TESTS: &[(&str, Test)] = &[
     ("versions::a_kind_from_the_future_is_left_alone", versions::unknown_kind),
     ("bad_input::each_has_its_reason_and_an_event", bad_input::reasons),
     ("bad_input::a_private_registry_is_read_with_its_secret", bad_input::no_access),
+    ("bad_input::a_key_that_kubectl_emptied_changes_nothing", bad_input::emptied),
     ("bad_input::a_tag_that_comes_late_is_found", bad_input::late_tag),
     ("bad_input::an_interface_that_goes_and_comes_back", bad_input::vanishing_interface),
     ("deletion_leaves_nothing", deletion),

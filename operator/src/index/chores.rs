@@ -103,7 +103,9 @@ impl Index {
         if let Some(since) = entry.deleting
             && entry.has_finalizer()
         {
-            if self.is_clean(entry) || now >= since + DELETION {
+            let due = self.is_clean(entry) || now >= since + DELETION;
+            // What nodes had to say of it would have nobody left to be said of.
+            if due && entry.notes.is_empty() {
                 return self.part(uid);
             }
         } else if entry.deleting.is_some() {
@@ -134,12 +136,15 @@ impl Index {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
-        let message = format!(
-            "deleted, but its removal is not confirmed by {}{more}: what still runs there is taken off when the agent is back",
-            nodes.join(", ")
-        );
+        let up = |node: &String| self.nodes.get(node).is_some_and(|entry| entry.link == Link::Up);
+        let (reason, then) = if entry.placed.iter().any(|node| !up(node)) {
+            (Reason::NodeUnreachable, "what still runs there is taken off when the agent is back")
+        } else {
+            (Reason::Timeout, "its agent is still at it")
+        };
+        let message = format!("deleted, but its removal is not confirmed by {}{more}: {then}", nodes.join(", "));
         tracing::warn!(uid, "{message}");
-        let note = Note { warning: true, reason: Reason::NodeUnreachable, message };
+        let note = Note { warning: true, reason, message };
         Some(Chore::Note { meta: Box::new(entry.meta().clone()), note })
     }
 
@@ -235,7 +240,7 @@ fn without_finalizer(entry: &Entry) -> Chore {
 fn unreadable(entry: &Entry, clock: &Time) -> Option<Chore> {
     let Err(invalid) = &entry.guard else { return None };
     let error = &invalid.error;
-    let message = format!("cannot be decoded: {error}: what runs stays as it is; correct the object, or update Skep");
+    let message = format!("{error}: what runs stays as it is; correct the object, or update Skep");
     if entry.said.as_ref() == Some(&message) {
         return None;
     }

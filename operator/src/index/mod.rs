@@ -27,7 +27,7 @@ use crate::image::{Problem, Request, Resolution};
 /// After the start, how long a status that is still right waits for nodes that were not heard yet.
 const SETTLING: Duration = Duration::from_secs(5);
 /// How long a deletion waits for nodes that can be reached.
-const DELETION: Duration = Duration::from_secs(10);
+const DELETION: Duration = Duration::from_secs(13);
 /// Between two writes of one EbpfNode, at least.
 const NODE_WRITES: Duration = Duration::from_secs(2);
 /// A write that failed is tried again after this long.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{DeserializeGuard, error_boundary::InvalidObject};
 use skep_crds::condition::READY;
-use skep_crds::{ConditionStatus, EbpfProgram, FINALIZER, ImageSource};
+use skep_crds::{ConditionStatus, EbpfProgram, FINALIZER, ImageSource, closed};
 
 use super::images::ImageState;
 use super::{DELETION, Index, Key, Note};
@@ -68,8 +68,26 @@ impl Entry {
     }
 }
 
+/// An object that cannot be acted upon, with the reason in a sentence: one that does not decode, or one that selects more
+/// than its author wrote.
+fn understood(guard: Result<EbpfProgram, InvalidObject>) -> Result<EbpfProgram, InvalidObject> {
+    match guard {
+        Ok(object) => match closed::emptied(&object) {
+            None => Ok(object),
+            Some(path) => Err(InvalidObject {
+                error: format!(
+                    "{path} was applied without a value, and kubectl left it out, which would select more than was meant: fill it in, or take the key out of the manifest"
+                ),
+                metadata: object.metadata,
+            }),
+        },
+        Err(invalid) => Err(InvalidObject { error: format!("cannot be decoded: {}", invalid.error), ..invalid }),
+    }
+}
+
 impl Index {
     pub(super) fn program(&mut self, DeserializeGuard(guard): DeserializeGuard<EbpfProgram>, now: Instant) {
+        let guard = understood(guard);
         let meta = match &guard {
             Ok(object) => &object.metadata,
             Err(invalid) => &invalid.metadata,

@@ -219,6 +219,49 @@ fn what_cannot_be_decoded_stays_as_it_is() {
 }
 
 #[test]
+fn what_kubectl_emptied_stays_as_it_is_and_says_which_field() {
+    let mut world = World::new(vec![readable("flows")]);
+    world.resolve();
+    let before = world.wanted("a").programs;
+    let mut emptied = program("flows");
+    let applied = json!({"spec": {"nodeSelector": null}}).to_string();
+    emptied.metadata.annotations =
+        Some([("kubectl.kubernetes.io/last-applied-configuration".to_owned(), applied)].into());
+    world.handle(Event::Program(Box::new(DeserializeGuard(Ok(emptied)))));
+    assert_eq!(world.wanted("a").programs, before);
+    assert!(world.wanted("a").unreadable.contains("uid-flows"));
+    let said = world.chores().into_iter().find_map(|chore| match chore {
+        Chore::Unreadable { note, .. } => Some(note.message),
+        _ => None,
+    });
+    assert!(said.is_some_and(|text| text.starts_with("spec.nodeSelector was applied without a value")));
+}
+
+#[test]
+fn what_a_node_says_of_a_deleted_program_is_written_before_it_goes() {
+    let mut world = World::new(vec![readable("flows")]);
+    world.resolve();
+    world.connected("a");
+    world.connected("b");
+    world.chores();
+    let mut gone = program("flows");
+    gone.metadata.deletion_timestamp = serde_json::from_value(json!("2024-01-01T00:00:00Z")).unwrap();
+    world.handle(Event::Program(Box::new(DeserializeGuard(Ok(gone)))));
+    let notice = skep_proto::v1::Notice {
+        uid: "uid-flows".into(),
+        warning: true,
+        reason: "Timeout".into(),
+        message: "removed, but for what others hold".into(),
+    };
+    world.news("a", What::Notice(notice));
+    world.news("a", What::Gone("uid-flows".into()));
+    world.news("b", What::Gone("uid-flows".into()));
+    let chores = world.chores();
+    assert!(matches!(&chores[0], Chore::Note { note, .. } if note.message.contains("others hold")), "{chores:?}");
+    assert!(matches!(&chores[1], Chore::Finalizers { .. }), "{chores:?}");
+}
+
+#[test]
 fn a_list_again_shows_what_is_gone() {
     let mut world = World::new(vec![readable("flows"), readable("old")]);
     world.resolve();

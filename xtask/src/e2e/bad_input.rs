@@ -25,6 +25,7 @@ type Case = (&'static str, &'static str, &'static str, &'static str, &'static st
 
 const PROGRAM: &str = "{name: count_rx, attach: [{xdp: {interfaces: {match: [\"none*\"]}}}]}";
 const FLOWS: &str = "{name: count_flows, attach: [{tcx: {direction: Ingress, interfaces: {match: [\"none*\"]}}}]}";
+const TRACE_EXEC: &str = "{name: count_execs, attach: [{tracepoint: {category: sched, name: sched_process_exec}}]}";
 const TRACE: &str = "{name: trace, attach: [{tracepoint: {category: sched, name: sched_process_exec}}]}";
 
 /// Of the image, by whoever is first to look: the operator at the tag, an agent at the bytes.
@@ -164,11 +165,41 @@ pub fn no_access(c: &Cluster) -> Result<()> {
     result
 }
 
+/// Client-side apply drops a key without a value before the server sees it: the selection would grow without a word.
+pub fn emptied(c: &Cluster) -> Result<()> {
+    let apply = |selector: &str| {
+        let image = format!("{}/exec-events:v1", c.place.registry);
+        let text = format!(
+            "apiVersion: skep.dev/v1alpha1\nkind: EbpfProgram\nmetadata: {{name: narrow, namespace: default}}\nspec:\n  \
+             image: {{reference: \"{image}\"}}\n  nodeSelector:{selector}\n  programs: [{TRACE_EXEC}]\n"
+        );
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(file.path(), text)?;
+        c.kubectl(&["apply", "-f", &file.path().to_string_lossy()]).map(drop)
+    };
+    let elsewhere = " {matchLabels: {kubernetes.io/hostname: elsewhere}}";
+    apply(elsewhere)?;
+    expect(c, "narrow", "NoMatchingNode", "")?;
+    apply("")?;
+    wait_condition(c, "narrow", "ObjectUnreadable", "spec.nodeSelector was applied without a value")?;
+    ensure!(c.on_node("narrow").is_err(), "it runs where it was never meant to");
+    apply(elsewhere)?;
+    expect(c, "narrow", "NoMatchingNode", "")?;
+    delete(c, "narrow")
+}
+
+/// Of an object that is not understood, the condition alone is written.
+fn wait_condition(c: &Cluster, name: &str, reason: &str, message: &str) -> Result<()> {
+    until(&format!("{name} says {reason}"), DEADLINE, || {
+        let conditions = c.program(name)?["status"]["conditions"].to_string();
+        Ok(conditions.contains(reason) && conditions.contains(message))
+    })
+}
+
 /// A tag that is pushed after the program that names it.
 pub fn late_tag(c: &Cluster) -> Result<()> {
     let tag = format!("late/exec-events:{}", jiff::Timestamp::now().as_second());
-    let program = "{name: count_execs, attach: [{tracepoint: {category: sched, name: sched_process_exec}}]}";
-    apply(c, "late", &tag, program, "")?;
+    apply(c, "late", &tag, TRACE_EXEC, "")?;
     expect(c, "late", "ImageNotFound", "")?;
     images::push_object(c, &tag, &std::fs::read(crate::bpf::objects().join("exec-events.o"))?)?;
     until("the tag is found", RETRIED, || Ok(c.program("late")?["status"]["summary"]["reason"] == "Ready"))?;
