@@ -7,7 +7,12 @@ use skep_node_agent::config::{Cli, Command};
 use skep_node_agent::runtime;
 use tracing_subscriber::EnvFilter;
 
+/// Threads for work that blocks. Beyond the places for kernel work only short things use them; each thread has a stack
+/// and a cache of freed memory.
+const BLOCKING: usize = 24;
+
 fn main() -> anyhow::Result<()> {
+    skep_kernel::sys::few_arenas();
     let _ = rustls::crypto::ring::default_provider().install_default();
     match Cli::parse().command {
         Command::Purge(places) => runtime::purge(&places),
@@ -21,7 +26,11 @@ fn main() -> anyhow::Result<()> {
                 log.init()
             }
             // Kernel work blocks on threads of its own; two workers serve everything else.
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .max_blocking_threads(BLOCKING)
+                .enable_all()
+                .build()?;
             runtime.block_on(runtime::run(*config))
         }
     }

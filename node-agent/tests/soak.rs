@@ -299,13 +299,6 @@ async fn a_node_that_is_never_left_alone_stays_right_and_does_not_grow() {
         // What was just freed is given back a moment later.
         tokio::time::sleep(Duration::from_millis(500)).await;
         weights.push(weigh(soak.node.pid()));
-        let log = soak.node.log();
-        println!(
-            "HELD {} {} LINES {}",
-            log.matches("removed, but").count(),
-            log.matches("what others held").count(),
-            log.lines().count()
-        );
         println!("part {part}: {:?}, KiB and descriptors {:?}", soak.counts, weights.last().unwrap());
     }
     let (first, last) = (weights[0], weights[weights.len() - 1]);

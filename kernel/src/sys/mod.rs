@@ -117,6 +117,14 @@ pub fn grace_period() -> io::Result<()> {
     if ret < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Lets all threads allocate from two arenas. The C library would make eight per core, each with what its busiest moment
+/// left in it. To be called before there are threads.
+pub fn few_arenas() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes no pointer; it sets a bound that the allocator reads when it makes an arena.
+    let _set = unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
+}
+
 /// Gives memory that was freed back to the kernel. The C library keeps it otherwise: megabytes after a pull or a parse,
 /// for as long as the agent runs.
 pub fn trim_heap() {
