@@ -153,15 +153,13 @@ impl Soak {
         let version = random.usize(..2);
         let lo = "interfaces: {names: [lo]}";
         let pods = "pods: {selector: {matchLabels: {app: web}}}";
-        let (function, hook) = match i {
+        let (function, hook) = match (i, i % 6) {
             _ if i < INTERFACES => ("x", format!("xdp: {{interfaces: {{names: [v{i}]}}}}")),
-            _ if i % 6 == 0 => ("t", format!("tcx: {{{lo}, direction: {}}}", ["Ingress", "Egress"][random.usize(..2)])),
-            _ if i % 6 == 1 => ("t", format!("tc: {{{lo}, direction: Egress, priority: {i}}}")),
-            _ if i % 6 == 2 => {
-                ("c", format!("cgroupSkb: {{cgroups: {{path: {}}}, direction: Egress}}", self.node.cgroup()))
-            }
-            _ if i % 6 == 3 => ("c", format!("cgroupSkb: {{cgroups: {{{pods}}}, direction: Ingress}}")),
-            _ if i % 6 == 4 => ("t", format!("tcx: {{interfaces: {{names: [lo], {pods}}}, direction: Ingress}}")),
+            (_, 0) => ("t", format!("tcx: {{{lo}, direction: {}}}", ["Ingress", "Egress"][random.usize(..2)])),
+            (_, 1) => ("t", format!("tc: {{{lo}, direction: Egress, priority: {i}}}")),
+            (_, 2) => ("c", format!("cgroupSkb: {{cgroups: {{path: {}}}, direction: Egress}}", self.node.cgroup())),
+            (_, 3) => ("c", format!("cgroupSkb: {{cgroups: {{{pods}}}, direction: Ingress}}")),
+            (_, 4) => ("t", format!("tcx: {{interfaces: {{names: [lo], {pods}}}, direction: Ingress}}")),
             _ => {
                 let at = 1000 + 10 * i + random.usize(..2);
                 let place = format!("family: Ipv4, hook: LocalIn, priority: {at}");

@@ -83,8 +83,8 @@ pub struct Run {
     /// A registry to talk to in plain HTTP; may be given several times.
     #[arg(long, value_name = "HOST:PORT")]
     pub plain_http_registry: Vec<String>,
-    /// Address for /livez, /readyz and /metrics, in plain HTTP. [::] is every address of both families, or of IPv4 alone
-    /// where the kernel has no IPv6.
+    /// Address for /livez, /readyz and /metrics, in plain HTTP. Without one: port 8081 of every address of both families, or of IPv4
+    /// alone where the kernel has no IPv6.
     #[arg(long, env = "SKEP_HEALTH", default_value_t = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 8081))]
     pub health_addr: SocketAddr,
     /// First bring the CustomResourceDefinitions to this version.

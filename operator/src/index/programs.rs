@@ -70,6 +70,7 @@ impl Entry {
 
 /// An object that cannot be acted upon, with the reason in a sentence: one that does not decode, or one that selects more
 /// than its author wrote.
+#[expect(clippy::result_large_err, reason = "it is what a guarded watch yields")]
 fn understood(guard: Result<EbpfProgram, InvalidObject>) -> Result<EbpfProgram, InvalidObject> {
     match guard {
         Ok(object) => match closed::emptied(&object) {
