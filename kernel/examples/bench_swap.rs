@@ -1,7 +1,7 @@
 //! How long a program takes to take another's place, by kind, and how long a whole reload of a small program takes: for
 //! `cargo xtask bench`. Prints one JSON object, microseconds. Arguments: the objects made from kernel/tests/c/net.bpf.c,
 //! trace.bpf.c and small.bpf.c.
-#![allow(clippy::unwrap_used)] // a benchmark may end by panic
+#![allow(clippy::unwrap_used, clippy::panic)] // a benchmark may end by panic
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
