@@ -274,6 +274,17 @@ impl Node {
         std::fs::remove_file(self.dir.path().join("manifests").join(file)).unwrap();
     }
 
+    /// The agent's process ended by itself.
+    pub fn is_dead(&mut self) -> bool {
+        self.agent.as_mut().is_none_or(|agent| agent.try_wait().unwrap().is_some())
+    }
+
+    /// As `report`, of an agent that may have died.
+    pub async fn try_report(&mut self, name: &str) -> Option<ProgramReport> {
+        let answer = self.client.as_mut()?.list_programs(ListProgramsRequest::default()).await.ok()?;
+        answer.into_inner().programs.into_iter().find(|p| p.name == name)
+    }
+
     pub async fn report(&mut self, name: &str) -> Option<ProgramReport> {
         let client = self.client.as_mut().unwrap();
         let all = client.list_programs(ListProgramsRequest::default()).await.unwrap().into_inner();
