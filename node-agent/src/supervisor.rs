@@ -69,12 +69,19 @@ impl Handle {
     }
 }
 
+/// An actor, by what it is told.
+#[derive(Debug)]
+struct Told {
+    orders: watch::Sender<Order>,
+    task: tokio::task::Id,
+}
+
 /// Owns the actors.
 #[derive(Debug)]
 pub struct Supervisor {
     shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
-    orders: HashMap<String, watch::Sender<Order>>,
+    orders: HashMap<String, Told>,
     actors: JoinSet<String>,
     /// Which uid a task is for, by task id: a task that panicked says nothing else.
     tasks: HashMap<tokio::task::Id, String>,
@@ -136,7 +143,7 @@ impl Supervisor {
     }
 
     async fn apply(&mut self, mut program: DesiredProgram, auth: Auth) -> Result<(), ProgramError> {
-        let before = self.orders.get(&program.uid).and_then(|o| o.borrow().program.clone());
+        let before = self.orders.get(&program.uid).and_then(|told| told.orders.borrow().program.clone());
         if let Some(before) = before {
             program.loads = before.loads;
             program.loads.insert(before.load, before.revision);
@@ -153,8 +160,8 @@ impl Supervisor {
     }
 
     fn refuse(&mut self, program: DesiredProgram, reason: Reason, message: String) {
-        if let Some(orders) = self.orders.get(&program.uid).filter(|o| o.borrow().program.is_some()) {
-            orders.send_modify(|order| order.refused = Some((reason, message)));
+        if let Some(told) = self.orders.get(&program.uid).filter(|told| told.orders.borrow().program.is_some()) {
+            told.orders.send_modify(|order| order.refused = Some((reason, message)));
             return;
         }
         let mut report = ProgramReport {
@@ -194,10 +201,10 @@ impl Supervisor {
 
     /// Tells the actor, or starts one.
     fn order(&mut self, uid: &str, order: Order) {
-        if let Some(orders) = self.orders.get(uid)
-            && orders.receiver_count() > 0
+        if let Some(told) = self.orders.get(uid)
+            && told.orders.receiver_count() > 0
         {
-            orders.send_replace(order);
+            told.orders.send_replace(order);
             return;
         }
         let (sender, receiver) = watch::channel(order);
@@ -207,7 +214,7 @@ impl Supervisor {
             owned
         });
         self.tasks.insert(task.id(), uid.to_owned());
-        self.orders.insert(uid.to_owned(), sender);
+        self.orders.insert(uid.to_owned(), Told { orders: sender, task: task.id() });
     }
 
     fn ended(&mut self, ended: Result<(tokio::task::Id, String), tokio::task::JoinError>) {
@@ -216,7 +223,11 @@ impl Supervisor {
             Err(e) => (e.id(), true),
         };
         let Some(uid) = self.tasks.remove(&id) else { return };
-        let Some(last) = self.orders.remove(&uid).map(|o| o.borrow().clone()) else { return };
+        // Another may have been started before this one's end was seen.
+        if self.orders.get(&uid).is_none_or(|told| told.task != id) {
+            return;
+        }
+        let Some(last) = self.orders.remove(&uid).map(|told| told.orders.borrow().clone()) else { return };
         if panicked {
             tracing::error!(uid, "a program's task ended by a defect; it is started again");
             self.order(&uid, last);
@@ -224,5 +235,54 @@ impl Supervisor {
             // It was removed, and applied again before its end was seen.
             self.order(&uid, last);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::Store;
+    use crate::fake::Fake;
+    use crate::images::Images;
+    use crate::neighbours::Neighbours;
+    use crate::reports::Reports;
+    use crate::watches::Watches;
+    use skep_image::{Cache, Registry, RegistryConfig};
+    use tokio::sync::Semaphore;
+
+    /// A program that is wanted again in the moment in which its actor ended has one actor, which hears of orders.
+    #[tokio::test]
+    async fn an_end_that_is_seen_late_takes_nothing_from_who_came_after() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let places = Arc::new(Semaphore::new(4));
+        let (registry, cache) = (Registry::new(&RegistryConfig::default()).unwrap(), Cache::open(dir.path()).unwrap());
+        let (_view, view) = watch::channel(Arc::default());
+        let ((_checking, checks), (_resyncing, resyncs)) = (watch::channel(0), watch::channel(0));
+        let shared = Arc::new(Shared {
+            kernel: Arc::new(Fake::default()),
+            images: Images::new(registry, cache, u64::MAX, places.clone()),
+            reports: Reports::new("test".into()),
+            neighbours: Neighbours::default(),
+            store: Store::open(dir.path()).unwrap(),
+            view,
+            places,
+            watches: Watches::default(),
+            checks,
+            resyncs,
+        });
+        let (mut supervisor, _handle) = Supervisor::new(shared).unwrap();
+        let order = |program| Order { program, auth: Auth::Anonymous, refused: None };
+        supervisor.order("u", order(None));
+        while supervisor.orders["u"].orders.receiver_count() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        // Not joined yet.
+        let again = DesiredProgram { uid: "u".into(), name: "p".into(), ..DesiredProgram::default() };
+        supervisor.order("u", order(Some(again)));
+        let first = supervisor.actors.join_next_with_id().await.unwrap();
+        supervisor.ended(first);
+        assert_eq!(supervisor.actors.len(), 1);
+        assert_eq!(supervisor.orders["u"].orders.receiver_count(), 1, "it would hear of the next order");
     }
 }

@@ -143,6 +143,8 @@ fn bring_about(job: &Job) -> u32 {
     let cache = Cache::open(&place.state.join("images")).unwrap();
     let view = Arc::new(discover::view(&place.netns, Some(&BTreeMap::new())));
     let (_kept, view) = watch::channel(view);
+    let (_checking, checks) = watch::channel(0);
+    let (_resyncing, resyncs) = watch::channel(0);
     let places = Arc::new(Semaphore::new(4));
     let shared = Arc::new(Shared {
         kernel: mortal.clone(),
@@ -153,8 +155,8 @@ fn bring_about(job: &Job) -> u32 {
         view,
         places,
         watches: Watches::default(),
-        checks: watch::channel(0).1,
-        resyncs: watch::channel(0).1,
+        checks,
+        resyncs,
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
