@@ -144,6 +144,11 @@ impl Cache {
         Ok(removed)
     }
 
+    /// Bytes that all objects take.
+    pub fn size(&self) -> Result<u64, ImageError> {
+        Ok(self.list()?.iter().map(|entry| entry.size).sum())
+    }
+
     fn path(&self, digest: &Digest) -> PathBuf {
         self.dir.join(digest.hex())
     }

@@ -203,6 +203,10 @@ fn next(report: &ProgramReport) -> Next {
 pub(crate) async fn trim(shared: &Arc<Shared>) {
     let work = shared.clone();
     let trimmed = blocking(move || {
+        // Reading what is wanted takes as long as there are programs; mostly nothing has to go.
+        if !work.images.is_over().map_err(|e| e.to_string())? {
+            return Ok(vec![]);
+        }
         // A record that cannot be read may want any of them.
         let (wanted, broken) = work.store.load().map_err(|e| e.to_string())?;
         let wanted = wanted.iter().filter_map(|p| p.digest.parse().ok()).collect();

@@ -60,6 +60,11 @@ impl Images {
         slot.get_or_try_init(|| self.fetch(reference, &digest, auth, pull)).await.cloned()
     }
 
+    /// Whether the cache on disk is over its bound. Blocks.
+    pub fn is_over(&self) -> Result<bool, ImageError> {
+        Ok(self.cache.size()? > self.max_cache)
+    }
+
     /// Keeps the cache on disk within its bound, and in any case what is wanted. Blocks.
     pub fn trim(&self, wanted: &HashSet<Digest>) -> Result<Vec<Digest>, ImageError> {
         self.cache.trim(wanted, self.max_cache)

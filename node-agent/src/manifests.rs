@@ -101,8 +101,9 @@ pub async fn run(dir: PathBuf, shared: std::sync::Arc<Shared>, supervisor: Handl
     let _watcher = watch(&dir, poke);
     let mut resyncs = shared.resyncs.clone();
     let mut follower = Follower { shared, supervisor, applied: BTreeMap::new(), said: BTreeMap::new(), first: true };
+    let mut known = Known::default();
     loop {
-        match read(&dir) {
+        match read(&dir, &mut known) {
             Ok(documents) => follower.apply(documents).await,
             Err(error) => tracing::error!(%error, "manifests cannot be read; nothing is changed"),
         }
@@ -130,7 +131,11 @@ fn watch(dir: &Path, poke: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
     started.inspect_err(|error| tracing::warn!(%error, "no inotify: manifests are looked at every 10 s")).ok()
 }
 
-fn read(dir: &Path) -> Result<Vec<Document>, String> {
+/// Files as they were read last: what did not change is not parsed and validated again.
+#[derive(Default)]
+struct Known(BTreeMap<PathBuf, (String, Vec<Document>)>);
+
+fn read(dir: &Path, known: &mut Known) -> Result<Vec<Document>, String> {
     let entries = std::fs::read_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
     files.retain(|p| {
@@ -138,11 +143,19 @@ fn read(dir: &Path) -> Result<Vec<Document>, String> {
         !hidden && p.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
     });
     files.sort();
+    known.0.retain(|file, _| files.binary_search(file).is_ok());
     let mut documents = Vec::new();
     for file in files {
         let shown = file.display().to_string();
         match std::fs::read_to_string(&file) {
-            Ok(text) => documents.extend(parse(&shown, &text)),
+            Ok(text) => match known.0.get(&file) {
+                Some((before, parsed)) if *before == text => documents.extend(parsed.iter().cloned()),
+                _ => {
+                    let parsed = parse(&shown, &text);
+                    documents.extend(parsed.iter().cloned());
+                    known.0.insert(file, (text, parsed));
+                }
+            },
             // It went after it was listed.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && file.symlink_metadata().is_err() => {}
             Err(e) => documents.push(Document::Invalid {
@@ -299,10 +312,27 @@ mod tests {
         let (poke, mut poked) = mpsc::channel(1);
         std::fs::write(dir.path().join("a.yaml"), GOOD).unwrap();
         let _watcher = watch(dir.path(), poke).unwrap();
-        assert_eq!(read(dir.path()).unwrap().len(), 1);
+        let mut known = Known::default();
+        assert_eq!(read(dir.path(), &mut known).unwrap().len(), 1);
         assert!(tokio::time::timeout(SETTLE, poked.recv()).await.is_err(), "a change is seen where there was none");
         std::fs::write(dir.path().join("a.yaml"), GOOD).unwrap();
         assert!(tokio::time::timeout(EVERY, poked.recv()).await.is_ok());
+    }
+
+    #[test]
+    fn a_file_that_changed_is_read_anew_and_one_that_went_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a.yaml"), dir.path().join("b.yaml"));
+        let mut known = Known::default();
+        std::fs::write(&a, GOOD).unwrap();
+        std::fs::write(&b, "nonsense").unwrap();
+        let first = read(dir.path(), &mut known).unwrap();
+        assert_eq!(read(dir.path(), &mut known).unwrap(), first);
+        std::fs::write(&b, GOOD).unwrap();
+        let second = read(dir.path(), &mut known).unwrap();
+        assert!(second != first && second.iter().all(|document| matches!(document, Document::Valid(_))));
+        std::fs::remove_file(&a).unwrap();
+        assert_eq!((read(dir.path(), &mut known).unwrap().len(), known.0.len()), (1, 1));
     }
 
     #[test]

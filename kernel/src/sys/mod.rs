@@ -127,7 +127,15 @@ pub fn few_arenas() {
 
 /// Gives memory that was freed back to the kernel. The C library keeps it otherwise: megabytes after a pull or a parse,
 /// for as long as the agent runs.
+///
+/// At most once a second: it takes milliseconds, and many programs may be loaded in a row.
 pub fn trim_heap() {
+    static LAST: std::sync::Mutex<Option<std::time::Instant>> = std::sync::Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if last.is_some_and(|last| last.elapsed() < std::time::Duration::from_secs(1)) {
+        return;
+    }
+    *last = Some(std::time::Instant::now());
     #[cfg(target_env = "gnu")]
     // SAFETY: the call takes no pointer; it only releases pages that the allocator does not use.
     let _released = unsafe { libc::malloc_trim(0) };
