@@ -142,6 +142,16 @@ fn read(dir: &Path, known: &mut Known) -> Result<Vec<Document>, String> {
         let hidden = p.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
         !hidden && p.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
     });
+    Ok(documents(files, known))
+}
+
+/// What is in the files of a listing. A listing may lack a file that was renamed over meanwhile, as editors do it: one that
+/// was known and is still there is read all the same, since what is missing is taken off the node.
+fn documents(mut files: Vec<PathBuf>, known: &mut Known) -> Vec<Document> {
+    files.sort();
+    let lost = |file: &&PathBuf| files.binary_search(file).is_err() && file.symlink_metadata().is_ok();
+    let overlooked: Vec<PathBuf> = known.0.keys().filter(lost).cloned().collect();
+    files.extend(overlooked);
     files.sort();
     known.0.retain(|file, _| files.binary_search(file).is_ok());
     let mut documents = Vec::new();
@@ -165,7 +175,7 @@ fn read(dir: &Path, known: &mut Known) -> Result<Vec<Document>, String> {
             }),
         }
     }
-    Ok(documents)
+    documents
 }
 
 struct Follower {
@@ -331,6 +341,7 @@ mod tests {
         std::fs::write(&b, GOOD).unwrap();
         let second = read(dir.path(), &mut known).unwrap();
         assert!(second != first && second.iter().all(|document| matches!(document, Document::Valid(_))));
+        assert_eq!(documents(vec![], &mut known), second, "a listing that lacks them is no removal");
         std::fs::remove_file(&a).unwrap();
         assert_eq!((read(dir.path(), &mut known).unwrap().len(), known.0.len()), (1, 1));
     }

@@ -248,8 +248,25 @@ impl Soak {
         for i in (0..PROGRAMS).filter(|i| !self.texts.contains_key(&format!("p{i}"))) {
             self.node.until_gone(&format!("p{i}")).await;
         }
-        assert_eq!(self.node.programs_in_bpffs(), self.texts.len());
-        assert_eq!(self.node.desired_files(), self.texts.len());
+        // What was Ready when it was asked for may be in another pass by now.
+        let wanted: BTreeSet<String> = self.texts.keys().map(|name| manifests::uid("test", name)).collect();
+        let start = Instant::now();
+        loop {
+            let pinned: BTreeSet<String> = bpffs::list(&self.node.root()).unwrap().into_iter().collect();
+            if pinned == wanted && self.node.desired_files() == wanted.len() {
+                return;
+            }
+            assert!(
+                start.elapsed() < Duration::from_secs(15),
+                "not pinned: {:?}; pinned: {:?}; {} records of {}\n{}",
+                wanted.difference(&pinned).collect::<Vec<_>>(),
+                pinned.difference(&wanted).collect::<Vec<_>>(),
+                self.node.desired_files(),
+                wanted.len(),
+                self.node.log()
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Programs and maps that the kernel has of ours.
