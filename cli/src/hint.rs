@@ -9,11 +9,23 @@ pub fn hint(reason: Reason, said: &[&str]) -> &'static str {
         Reason::MapIncompatible if says("share: group") => {
             "Declare the map as its group has it, or name another group in spec.maps.<name>.share, which begins with an empty map."
         }
+        Reason::MapIncompatible if says("do not fit into maxEntries") => {
+            "Raise spec.maps.<name>.maxEntries, remove entries, or set onUpdate to Reset (the map's contents are lost)."
+        }
         Reason::MapIncompatible if says("no map ") => {
             "Correct the name under spec.maps; the message lists the maps that the object has."
         }
         Reason::ObjectInvalid if says("it is in section ") => {
             "Attach the function to a hook of the kind that its section is for, or change its section and push again."
+        }
+        Reason::ObjectInvalid if says("maxEntries is outside ") => {
+            "Set spec.maps.<name>.maxEntries to a number from 1 to 4294967295, or leave it out: the map is then as large as the object says."
+        }
+        Reason::ObjectInvalid if says("take maxEntries out") => {
+            "Take maxEntries of the map that the message names out of spec.maps: variables are in one entry always."
+        }
+        Reason::ObjectInvalid if says("it belongs to its revision") => {
+            "Take the map that the message names out of spec.maps: every revision brings its own."
         }
         Reason::ObjectInvalid if says("the kernel refuses its definition") => {
             "Lower spec.maps.<name>.maxEntries, or use a type of map that this kernel knows."
@@ -123,6 +135,28 @@ mod tests {
             (Reason::TargetNotFound, "check of EbpfProgram guard not found", "waited for"),
         ] {
             assert!(hint(reason, &[said]).contains(wanted), "{reason}: {said}");
+        }
+        for (reason, said, wanted) in [
+            (Reason::ObjectInvalid, "map hits: maxEntries is outside 1..=4294967295", "from 1 to 4294967295"),
+            (
+                Reason::ObjectInvalid,
+                "map .data: it holds variables, always in one entry; take maxEntries out",
+                "maxEntries of the map",
+            ),
+            (
+                Reason::ObjectInvalid,
+                "map jumps: it belongs to its revision; only maps that programs fill can be kept or reset",
+                "Take the map",
+            ),
+            (
+                Reason::MapIncompatible,
+                "map hits: its contents do not fit into maxEntries: 4; give it more, remove entries, or write onUpdate: Reset",
+                "Raise spec.maps.<name>.maxEntries",
+            ),
+        ] {
+            // It is the manifest that is wrong: another object would be refused as well.
+            let text = hint(reason, &[said]);
+            assert!(text.contains(wanted) && !text.contains("push"), "{reason}: {said}: {text}");
         }
         assert!(hint(Reason::MapIncompatible, &["map hits: value size was 8 and is now 16"]).contains("onUpdate"));
     }
