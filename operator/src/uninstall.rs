@@ -57,7 +57,7 @@ pub async fn run(client: kube::Client, config: Uninstall) -> anyhow::Result<()> 
     } else {
         let left = clean(&client, &config, epoch).await?;
         for (node, why) in &left {
-            println!("node {node}: {why}; run skep-agent purge there");
+            println!("{}", what_is_left(node, why));
         }
     }
     tokio::time::sleep_until(deposed).await;
@@ -101,6 +101,7 @@ async fn clean(client: &kube::Client, config: &Uninstall, epoch: u64) -> anyhow:
     let pods: Api<Pod> = Api::namespaced(client.clone(), &places.namespace);
     let pods = pods.list(&ListParams::default().labels(&places.agent_selector)).await.context("listing the agents")?;
     let agents = by_node(pods.items.iter());
+    let unmanned = unmanned(client, &agents).await?;
     println!("removing all programs from {} nodes", agents.len());
     let board = Arc::new(Board::default());
     for node in agents.keys() {
@@ -119,7 +120,27 @@ async fn clean(client: &kube::Client, config: &Uninstall, epoch: u64) -> anyhow:
         tracing::warn!("not all nodes are clean after {} s", config.timeout.as_secs());
     }
     tasks.shutdown().await;
+    progress.left.extend(unmanned);
     Ok(progress.left)
+}
+
+/// Nodes that have programs, and no agent to take them off.
+async fn unmanned(client: &kube::Client, agents: &Agents) -> anyhow::Result<BTreeMap<String, String>> {
+    let api: Api<DeserializeGuard<EbpfNode>> = Api::all(client.clone());
+    let listed = api.list(&ListParams::default()).await.context("listing the EbpfNodes")?;
+    let nodes = listed.items.into_iter().filter_map(|guard| guard.0.ok());
+    Ok(without_agent(nodes, agents))
+}
+
+fn without_agent(nodes: impl Iterator<Item = EbpfNode>, agents: &Agents) -> BTreeMap<String, String> {
+    let has_programs = |node: &EbpfNode| node.status.as_ref().is_some_and(|status| !status.programs.is_empty());
+    let names = nodes.filter(has_programs).filter_map(|node| node.metadata.name);
+    names.filter(|name| !agents.contains_key(name)).map(|name| (name, "it has no agent".to_string())).collect()
+}
+
+/// What is said of a node that is not clean when the time is over.
+fn what_is_left(node: &str, why: &str) -> String {
+    format!("node {node}: {why}; run skep-agent purge there")
 }
 
 /// What is left on which node.
@@ -138,11 +159,14 @@ impl Progress {
     async fn follow(&mut self, mut heard: mpsc::Receiver<News>) {
         while !self.left.is_empty() {
             let Some(news) = heard.recv().await else { return };
-            self.hear(news);
+            if let Some(line) = self.hear(news) {
+                println!("{line}");
+            }
         }
     }
 
-    fn hear(&mut self, News { node, what }: News) {
+    /// What is said of it to who waits.
+    fn hear(&mut self, News { node, what }: News) -> Option<String> {
         match what {
             What::Snapshot(reports) => {
                 let uids = reports.into_iter().map(|report| report.uid).collect();
@@ -151,17 +175,16 @@ impl Progress {
             What::Gone(uid) => drop(self.programs.get_mut(&node).map(|uids| uids.remove(&uid))),
             What::Unreachable(why) => {
                 self.left.entry(node).and_modify(|left| *left = why);
-                return;
+                return None;
             }
-            What::Connected(_) | What::Report(_) | What::Notice(_) => return,
+            What::Connected(_) | What::Report(_) | What::Notice(_) => return None,
         }
         match self.programs.get(&node).map_or(0, BTreeSet::len) {
-            0 => {
-                self.left.remove(&node);
-                println!("node {node} is clean");
-            }
+            // Once: a node that connects again says again that it is.
+            0 => self.left.remove(&node).map(|_| format!("node {node} is clean")),
             count => {
                 self.left.entry(node).and_modify(|left| *left = format!("{count} programs are still being removed"));
+                None
             }
         }
     }
@@ -203,6 +226,7 @@ async fn release(client: &kube::Client, config: &Uninstall) -> anyhow::Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::AgentPod;
     use crate::testing::report;
     use skep_proto::v1::State;
 
@@ -226,10 +250,45 @@ mod tests {
             programs: BTreeMap::new(),
         };
         let mut hear = |node: &str, what| progress.hear(News { node: node.into(), what });
-        hear("a", What::Snapshot(vec![report("r", State::Removing, "Progressing", "")]));
-        hear("b", What::Unreachable("refused".into()));
+        assert_eq!(hear("a", What::Snapshot(vec![report("r", State::Removing, "Progressing", "")])), None);
+        assert_eq!(hear("b", What::Unreachable("refused".into())), None);
         assert_eq!(progress.left["a"], "1 programs are still being removed");
-        progress.hear(News { node: "a".into(), what: What::Gone("uid-flows".into()) });
+        let mut hear = |node: &str, what| progress.hear(News { node: node.into(), what });
+        assert_eq!(hear("a", What::Gone("uid-flows".into())).as_deref(), Some("node a is clean"));
+        assert_eq!(hear("a", What::Snapshot(vec![])), None, "it was said already");
         assert_eq!(progress.left, [("b".to_string(), "refused".to_string())].into());
+    }
+
+    #[test]
+    fn nodes_that_keep_programs_are_named_with_what_to_do() {
+        let agent = |node: &str| AgentPod {
+            node: node.into(),
+            namespace: "skep-system".into(),
+            service_account: "skep-agent".into(),
+            uid: format!("uid-{node}"),
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+        };
+        let agents: Agents = ["silent", "busy"].map(|node| (node.to_string(), agent(node))).into();
+        let mut progress = Progress::new(&agents);
+        progress.hear(News { node: "busy".into(), what: What::Snapshot(vec![report("r", State::Ready, "Ready", "")]) });
+        let node = |name: &str, programs: serde_json::Value| -> EbpfNode {
+            serde_json::from_value(json!({
+                "apiVersion": "skep.dev/v1alpha1", "kind": "EbpfNode", "metadata": {"name": name}, "spec": {},
+                "status": {"programs": programs},
+            }))
+            .unwrap()
+        };
+        let program = json!([{"namespace": "net", "name": "flows", "uid": "uid-flows", "state": "Ready"}]);
+        let nodes = [node("silent", program.clone()), node("left", program), node("empty", json!([]))];
+        progress.left.extend(without_agent(nodes.into_iter(), &agents));
+        let lines: Vec<String> = progress.left.iter().map(|(node, why)| what_is_left(node, why)).collect();
+        assert_eq!(
+            lines,
+            [
+                "node busy: 1 programs are still being removed; run skep-agent purge there",
+                "node left: it has no agent; run skep-agent purge there",
+                "node silent: its agent does not answer; run skep-agent purge there",
+            ]
+        );
     }
 }
