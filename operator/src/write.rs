@@ -178,3 +178,50 @@ fn shortened(text: &str) -> String {
     let end = (0..=MAX_NOTE).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     format!("{}...", &text[..end])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use axum::Router;
+    use axum::body::{Body, to_bytes};
+    use axum::http::{Method, Request, header};
+    use skep_crds::Reason;
+
+    use super::*;
+
+    /// (method, note, how often it was said) of each write.
+    type Written = Arc<Mutex<Vec<(Method, String, Option<u64>)>>>;
+
+    /// An API server that takes every Event.
+    fn api(written: Written) -> kube::Client {
+        let events = move |request: Request<Body>| async move {
+            let (head, body) = request.into_parts();
+            let body = to_bytes(body, usize::MAX).await.unwrap();
+            let event: Value = serde_json::from_slice(&body).unwrap();
+            let note = event["note"].as_str().unwrap().to_owned();
+            written.lock().unwrap().push((head.method, note, event["series"]["count"].as_u64()));
+            ([(header::CONTENT_TYPE, "application/json")], body)
+        };
+        kube::Client::new(Router::new().fallback(events), "default")
+    }
+
+    #[tokio::test]
+    async fn an_event_of_the_same_text_is_counted_and_one_of_another_is_its_own() {
+        let written = Written::default();
+        let writer = Writer::new(api(written.clone()), "skep-operator-1");
+        let meta = Box::new(crate::testing::program("flows").metadata);
+        for message in ["node a: refused", "node b: refused", "node a: refused", "node a: refused"] {
+            let note = Note { warning: true, reason: Reason::HookBusy, message: message.into() };
+            writer.write(&Chore::Note { meta: meta.clone(), note }).await.unwrap();
+        }
+        let of = |method, node: &str, count| (method, format!("node {node}: refused"), count);
+        let wanted = [
+            of(Method::POST, "a", None),
+            of(Method::POST, "b", None),
+            of(Method::PATCH, "a", Some(2)),
+            of(Method::PATCH, "a", Some(3)),
+        ];
+        assert_eq!(*written.lock().unwrap(), wanted);
+    }
+}
