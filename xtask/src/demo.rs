@@ -39,8 +39,9 @@ impl Demo {
         }
         let place = match (&self.kubeconfig, &self.registry) {
             (Some(kubeconfig), Some(registry)) => {
+                let place = Place::theirs(kubeconfig, registry, self.ca.as_deref())?;
                 Setup::levels(&[Level::Bpf]).run()?;
-                Place { kubeconfig: kubeconfig.clone(), registry: registry.clone(), ca: self.ca.clone() }
+                place
             }
             _ => {
                 Setup::levels(&[Level::Bpf, Level::Registry, Level::Cluster]).run()?;

@@ -34,6 +34,16 @@ impl Place {
         }
     }
 
+    /// A user's cluster and registry. Files that cannot be read are said now, not after minutes of building.
+    pub fn theirs(kubeconfig: &Path, registry: &str, ca: Option<&Path>) -> Result<Self> {
+        for (flag, file) in [("--kubeconfig", Some(kubeconfig)), ("--ca", ca)] {
+            let Some(file) = file else { continue };
+            std::fs::read(file).with_context(|| format!("{flag} {} cannot be read", file.display()))?;
+        }
+        let (registry, ca) = (registry.trim_end_matches('/').to_owned(), ca.map(Path::to_owned));
+        Ok(Self { kubeconfig: kubeconfig.to_owned(), registry, ca })
+    }
+
     /// `kubectl` on this cluster.
     pub fn kubectl(&self, args: &[&str]) -> Command {
         let program = repo::find("kubectl").unwrap_or_else(|| repo::tool("kubectl"));
@@ -147,4 +157,22 @@ pub fn until(what: &str, timeout: Duration, mut check: impl FnMut() -> Result<bo
 /// The test cluster was started and can be used.
 pub fn is_up() -> bool {
     cluster::kubeconfig().exists() && cluster::is_up()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named_with_its_flag() {
+        let dir = tempfile::tempdir().unwrap();
+        let (there, missing) = (dir.path().join("config"), dir.path().join("missing"));
+        std::fs::write(&there, "").unwrap();
+        let refused = |kubeconfig, ca| format!("{:#}", Place::theirs(kubeconfig, "localhost/me", ca).unwrap_err());
+        let nowhere = format!("{} cannot be read: No such file or directory", missing.display());
+        assert!(refused(&missing, None).starts_with(&format!("--kubeconfig {nowhere}")));
+        assert!(refused(&there, Some(&missing)).starts_with(&format!("--ca {nowhere}")));
+        assert!(refused(dir.path(), None).contains("cannot be read: Is a directory"));
+        assert_eq!(Place::theirs(&there, "localhost/me/", Some(&there)).unwrap().registry, "localhost/me");
+    }
 }

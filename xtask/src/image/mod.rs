@@ -101,8 +101,9 @@ impl Image {
             Self::Bytecode { object, reference, connection } => bytecode::push(object, reference, connection),
             Self::Push { only, registry, tag, connection } => {
                 let parts = chosen(only);
-                build_all(&parts)?;
+                // First: an authority that cannot be read is said before minutes of building.
                 let certificates = Certificates::of(connection.ca.as_deref())?;
+                build_all(&parts)?;
                 parts.iter().try_for_each(|part| {
                     push(part, &format!("{registry}/{}:{tag}", part.name), certificates.as_ref(), connection.plain_http)
                 })
