@@ -14,7 +14,7 @@ mod state;
 mod status;
 mod up;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 pub use layout::{REGISTRY, kubeconfig};
 
@@ -31,6 +31,20 @@ pub fn private_registry(address: &str, htpasswd: &std::path::Path) -> String {
 /// Whether the cluster was started, and all of it runs.
 pub fn is_up() -> bool {
     matches!(state::State::load(), Ok(Some(state)) if state.complete && state.check().is_ok())
+}
+
+/// A signal for one of the cluster's own processes: `kube-apiserver`.
+pub fn signal(name: &str, signal: &str) -> Result<()> {
+    let state = state::State::load()?.context("no cluster runs")?;
+    let process = state.processes.iter().find(|process| process.name == name);
+    process.with_context(|| format!("the cluster has no process {name}"))?.signal(signal);
+    Ok(())
+}
+
+/// SIGKILL to a program in the pod with that uid.
+pub fn kill_in_pod(uid: &str, program: &str) -> Result<()> {
+    ensure!(process::kill_in_pod(uid, program), "pod {uid} runs no {program}");
+    Ok(())
 }
 
 #[derive(Debug, clap::Subcommand)]

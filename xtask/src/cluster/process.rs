@@ -61,7 +61,7 @@ impl Process {
         self.signal("KILL");
     }
 
-    fn signal(&self, signal: &str) {
+    pub fn signal(&self, signal: &str) {
         if self.runs() {
             kill(self.pid, signal);
         }
@@ -94,14 +94,31 @@ fn kill(pid: u32, signal: &str) {
 
 /// Ends every process whose command line satisfies `ours`; used for the runtime's shims, which have left their parent.
 pub fn kill_where(ours: impl Fn(&str) -> bool) {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse().ok()) else { continue };
-        let bytes = std::fs::read(path.join("cmdline")).unwrap_or_default();
-        if ours(&String::from_utf8_lossy(&bytes).replace('\0', " ")) {
+    for (pid, command) in processes() {
+        if ours(&command) {
             kill(pid, "KILL");
         }
     }
+}
+
+/// Ends a program in a pod, known by the pod's uid in the name of its cgroup; whether it was there.
+pub fn kill_in_pod(uid: &str, program: &str) -> bool {
+    let of_pod = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|all| all.contains(uid));
+    let of_program = |command: &str| command.split(' ').next() == Some(program);
+    let pids: Vec<u32> = processes().filter(|(_, command)| of_program(command)).map(|(pid, _)| pid).collect();
+    let ours: Vec<u32> = pids.into_iter().filter(of_pod).collect();
+    ours.iter().for_each(|pid| kill(*pid, "KILL"));
+    !ours.is_empty()
+}
+
+/// Every process of the machine: its pid and command line.
+fn processes() -> impl Iterator<Item = (u32, String)> {
+    let paths = std::fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
+    paths.filter_map(|path| {
+        let pid = path.file_name()?.to_str()?.parse().ok()?;
+        let bytes = std::fs::read(path.join("cmdline")).unwrap_or_default();
+        Some((pid, String::from_utf8_lossy(&bytes).replace('\0', " ")))
+    })
 }
 
 /// Ends every process of a cgroup and of those below it, then removes them.

@@ -1,6 +1,5 @@
 //! Parts that die and come back.
 
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -8,8 +7,8 @@ use serde_json::Value;
 
 use super::Cluster;
 use super::samples::{NODE, talk};
+use crate::cluster;
 use crate::install::{NAMESPACE, until};
-use crate::step;
 
 /// What must not change: programs and links by their kernel ids.
 pub fn identity(c: &Cluster, name: &str) -> Result<Value> {
@@ -22,9 +21,11 @@ fn pod(c: &Cluster, component: &str) -> Result<String> {
     c.kubectl(&["get", "pod", "-n", NAMESPACE, "-l", &selector, "-o", "jsonpath={.items[0].metadata.name}"])
 }
 
-/// SIGKILL to the process of a binary that runs in this cluster's pods.
-pub fn kill(binary: &str) -> Result<()> {
-    step::ask(Command::new("pkill").args(["-KILL", "-f", &format!("^/{binary} run")])).map(drop)
+/// SIGKILL to the operator or to the agent of this cluster; other agents may run on the machine.
+pub fn kill(c: &Cluster, component: &str) -> Result<()> {
+    let pod = pod(c, component)?;
+    let uid = c.kubectl(&["get", "pod", "-n", NAMESPACE, &pod, "-o", "jsonpath={.metadata.uid}"])?;
+    cluster::kill_in_pod(&uid, &format!("/skep-{component}"))
 }
 
 fn restarts(c: &Cluster, pod: &str) -> Result<String> {
@@ -37,7 +38,7 @@ pub fn agent_killed(c: &Cluster) -> Result<()> {
     let counted = tcp()?;
     let pod = pod(c, "agent")?;
     let restarted = restarts(c, &pod)?;
-    kill("skep-agent")?;
+    kill(c, "agent")?;
     // While nobody is there to look.
     talk(c, "web", NODE, 7)?;
     until("the agent was restarted", Duration::from_secs(60), || Ok(restarts(c, &pod)? != restarted))?;
@@ -68,7 +69,7 @@ fn operator_killed(c: &Cluster) -> Result<()> {
     let digest = c.program("tcx-flows")?["status"]["image"]["digest"].clone();
     let pod = pod(c, "operator")?;
     let restarted = restarts(c, &pod)?;
-    kill("skep-operator")?;
+    kill(c, "operator")?;
     until("the operator was restarted", Duration::from_secs(60), || Ok(restarts(c, &pod)? != restarted))?;
     c.kubectl(&["rollout", "status", "deployment/skep-operator", "-n", NAMESPACE, "--timeout=60s"])?;
     // It leads, which the status of a new program shows.
@@ -81,10 +82,9 @@ fn operator_killed(c: &Cluster) -> Result<()> {
 
 pub fn api_server_away(c: &Cluster) -> Result<()> {
     let before = identity(c, "xdp-counter")?;
-    let stop = |signal: &str| step::ask(Command::new("pkill").args([signal, "-f", "skep-cluster kube-apiserver"]));
-    stop("-STOP")?;
+    cluster::signal("kube-apiserver", "STOP")?;
     std::thread::sleep(Duration::from_secs(60));
-    stop("-CONT")?;
+    cluster::signal("kube-apiserver", "CONT")?;
     until("the API server answers", Duration::from_secs(60), || Ok(c.kubectl(&["get", "node"]).is_ok()))?;
     until("a change is carried out", Duration::from_secs(90), || {
         c.place.apply(&c.place.example("exec-events")?.replace("name: exec-events", "name: exec-later"))?;

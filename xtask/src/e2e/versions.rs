@@ -108,7 +108,7 @@ fn with_unknown_kind(c: &Cluster) -> Result<()> {
     })?;
     super::bad_input::expect(c, "from-the-future", "ObjectUnreadable", "cannot be decoded")?;
     // Everybody else goes on, under an operator that starts with such an object in its list as well.
-    super::restart::kill("skep-operator")?;
+    super::restart::kill(c, "operator")?;
     c.place.apply(&c.place.example("exec-events")?.replace("name: exec-events", "name: of-today"))?;
     until("another program becomes Ready", Duration::from_secs(60), || {
         Ok(c.program("of-today")?["status"]["summary"]["ready"] == "1/1")
