@@ -14,11 +14,14 @@ mod versions;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::install::{NAMESPACE, Place, TAG, until};
 use crate::{bpf, build, cluster, install, step};
+
+/// The test cluster's one node.
+const NODE_NAME: &str = "skep-node";
 
 type Test = fn(&Cluster) -> Result<()>;
 
@@ -210,7 +213,16 @@ fn uninstall(c: &Cluster) -> Result<()> {
     let manifest = c.place.example("exec-events")?;
     c.place.apply(&manifest)?;
     c.ready("exec-events")?;
-    step::ask(&mut c.place.helm(&["uninstall", "skep", "--wait", "--timeout", "180s"]))?;
+    let said = uninstalled(c)?;
+    for line in [
+        "removing all programs from 1 nodes",
+        &format!("node {NODE_NAME} is clean"),
+        "EbpfPrograms are released",
+        "the certificate authority is deleted",
+    ] {
+        ensure!(said.lines().any(|said| said.ends_with(line)), "the hook did not say {line:?}: {said}");
+    }
+    ensure!(!said.contains("skep-agent purge"), "the hook names a node that is clean: {said}");
     let left = c.json(&["get", "ebpf", "-A"])?;
     for item in left["items"].as_array().into_iter().flatten() {
         if item["metadata"]["finalizers"].as_array().is_some_and(|f| !f.is_empty()) {
@@ -237,6 +249,14 @@ fn uninstall(c: &Cluster) -> Result<()> {
         Ok(host::Snapshot::take()?.difference(&c.before, host::Except::Nothing).is_empty())
     })
     .with_context(|| leftovers(c, host::Except::Nothing))
+}
+
+/// `helm uninstall`, and what it printed: helm shows the output of hooks among its own messages.
+fn uninstalled(c: &Cluster) -> Result<String> {
+    let output = c.place.helm(&["uninstall", "skep", "--wait", "--timeout", "180s"]).output()?;
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    ensure!(output.status.success(), "helm uninstall: {}: {said}", output.status);
+    Ok(said)
 }
 
 fn leftovers(c: &Cluster, except: host::Except) -> String {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{Cluster, host};
+use super::{Cluster, NODE_NAME, host};
 use crate::install::until;
 use crate::step;
 
@@ -17,8 +17,6 @@ use crate::step;
 const DEADLINE: Duration = Duration::from_secs(5);
 /// What comes late is asked for again within this.
 const RETRIED: Duration = Duration::from_secs(45);
-
-const NODE_NAME: &str = "skep-node";
 
 /// (name, image, program, more of the spec, reason, a part of the message)
 type Case = (&'static str, &'static str, &'static str, &'static str, &'static str, &'static str);
