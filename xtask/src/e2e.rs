@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod changes;
+mod demo;
 mod host;
 mod manifests;
 mod restart;
@@ -48,6 +49,7 @@ const TESTS: &[(&str, Test)] = &[
     ("bad_input::a_key_that_kubectl_emptied_changes_nothing", bad_input::emptied),
     ("bad_input::a_tag_that_comes_late_is_found", bad_input::late_tag),
     ("bad_input::an_interface_that_goes_and_comes_back", bad_input::vanishing_interface),
+    ("demo_on_a_cluster_of_ones_own", demo::own_cluster),
     ("deletion_leaves_nothing", deletion),
     ("uninstall_leaves_nothing", uninstall),
 ];
