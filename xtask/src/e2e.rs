@@ -50,6 +50,7 @@ const TESTS: &[(&str, Test)] = &[
     ("bad_input::a_tag_that_comes_late_is_found", bad_input::late_tag),
     ("bad_input::an_interface_that_goes_and_comes_back", bad_input::vanishing_interface),
     ("demo_on_a_cluster_of_ones_own", demo::own_cluster),
+    ("logs_have_no_colours", logs),
     ("deletion_leaves_nothing", deletion),
     ("uninstall_leaves_nothing", uninstall),
 ];
@@ -199,6 +200,16 @@ fn install(c: &Cluster) -> Result<()> {
         ))?;
     }
     c.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "--timeout=60s"]).map(drop)
+}
+
+/// `kubectl logs` and what collects logs show every byte.
+fn logs(c: &Cluster) -> Result<()> {
+    for part in ["deployment/skep-operator", "daemonset/skep-agent"] {
+        let log = c.kubectl(&["logs", "-n", NAMESPACE, part])?;
+        ensure!(!log.contains('\u{1b}'), "{part} writes escape codes: {log:?}");
+        ensure!(log.contains(" INFO "), "{part} has said nothing: {log:?}");
+    }
+    Ok(())
 }
 
 fn deletion(c: &Cluster) -> Result<()> {
