@@ -15,7 +15,8 @@ pub struct ImageSource {
     #[x_kube(validation = Rule::new("self.matches('^(([A-Za-z0-9.-]+|\\\\[[0-9a-fA-F:]+\\\\])(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?(@sha256:[a-f0-9]{64})?$')").message("not an image reference: write registry/repository:tag or registry/repository@sha256:<64 hex digits>, in lower case, without https:// and without spaces"))]
     pub reference: String,
     /// When a node asks the registry. `IfNotPresent` (the default): only when the digest is not in the node's cache.
-    /// `Always`: for every load, which proves that the credentials still hold. `Never`: the digest must be in the cache.
+    /// `Always`: for every new load, which proves that the credentials still hold (a reboot makes none). `Never`: the
+    /// digest must be in the cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_policy: Option<PullPolicy>,
     /// Secrets of type `kubernetes.io/dockerconfigjson` in this namespace with credentials for the registry; the first
@@ -27,7 +28,7 @@ pub struct ImageSource {
 }
 
 /// When a node asks the registry: `IfNotPresent` (the default) only when the digest is not in the node's cache;
-/// `Always` for every load, which proves that the credentials still hold; `Never`: the digest must be in the cache.
+/// `Always` for every new load, which proves that the credentials still hold; `Never`: the digest must be in the cache.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PullPolicy {
     Always,

@@ -29,12 +29,18 @@ pub struct Bpffs {
 impl Bpffs {
     /// Uses (and makes) the directory `root`, which must lie in a bpffs.
     pub fn open(root: &Path) -> Result<Self, KernelError> {
-        let parent = root.parent().unwrap_or(root);
-        if !is_bpffs(parent) {
-            return Err(KernelError::NoBpffs { path: parent.to_owned() });
-        }
+        let bpffs = Bpffs { root: root.to_owned() };
+        bpffs.check()?;
         make_dir(root)?;
-        Ok(Bpffs { root: root.to_owned() })
+        Ok(bpffs)
+    }
+    /// It may have been unmounted: what is below it then is not what was pinned.
+    pub fn check(&self) -> Result<(), KernelError> {
+        let parent = self.root.parent().unwrap_or(&self.root);
+        match is_bpffs(&self.root) || (!self.root.exists() && is_bpffs(parent)) {
+            true => Ok(()),
+            false => Err(KernelError::NoBpffs { path: parent.to_owned() }),
+        }
     }
     pub fn root(&self) -> &Path {
         &self.root

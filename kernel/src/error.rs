@@ -64,7 +64,9 @@ impl KernelError {
             KernelError::LimitReached { .. } => "LimitReached",
             KernelError::NodeFull { .. } => "NodeFull",
             KernelError::MapIncompatible { .. } => "MapIncompatible",
-            KernelError::NoBpffs { .. } => "KernelUnsupported",
+            // It comes and goes with mounts.
+            KernelError::NoBpffs { .. } => "TargetNotFound",
+            KernelError::Io { source, .. } if is_limit(source) => "LimitReached",
             KernelError::Io { .. } => "Internal",
         }
     }
@@ -98,6 +100,11 @@ impl KernelError {
             _ => KernelError::Io { what, source: refused.error },
         }
     }
+}
+
+/// No more threads, or no more descriptors.
+fn is_limit(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EMFILE | libc::ENFILE))
 }
 
 /// The verifier's reason, with the source line it stands at when the log has one.

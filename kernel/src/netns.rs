@@ -30,13 +30,14 @@ pub fn within<T: Send>(path: Option<&Path>, f: impl FnOnce() -> io::Result<T> + 
     let Some(path) = path else { return f() };
     let netns = File::open(path)?;
     std::thread::scope(|scope| {
-        let worker = scope.spawn(move || {
+        // It may be refused: the limit of processes counts threads.
+        let worker = std::thread::Builder::new().spawn_scoped(scope, move || {
             // SAFETY: setns(2) on a live descriptor changes this thread only, which ends with the closure.
             if unsafe { libc::setns(netns.as_raw_fd(), libc::CLONE_NEWNET) } != 0 {
                 return Err(io::Error::last_os_error());
             }
             f()
-        });
+        })?;
         worker.join().unwrap_or_else(|_| Err(io::Error::other("the namespace's thread panicked")))
     })
 }

@@ -114,8 +114,26 @@ impl Store {
         write().map_err(|source| StoreError::Io { path: path.clone(), source })
     }
 
+    /// Remembers that the registry let this program have the image for this load: after a reboot it is not asked again, since it may
+    /// not be there yet. One that cannot be written is asked for again.
+    pub fn admit(&self, uid: &str, load: &str) {
+        if let Err(error) = fs::write(self.admitted(uid), load) {
+            tracing::warn!(uid, %error, "the registry will be asked again after a reboot");
+        }
+    }
+
+    /// Whether the registry let this program have the image for this load.
+    pub fn is_admitted(&self, uid: &str, load: &str) -> bool {
+        fs::read(self.admitted(uid)).is_ok_and(|admitted| admitted == load.as_bytes())
+    }
+
+    fn admitted(&self, uid: &str) -> PathBuf {
+        self.path(uid).with_extension("admitted")
+    }
+
     /// Removes a record; one that is not there is fine.
     pub fn remove(&self, uid: &str) -> Result<(), StoreError> {
+        let _ = fs::remove_file(self.admitted(uid));
         let path = self.path(uid);
         match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StoreError::Io { path, source }),
@@ -185,6 +203,18 @@ mod tests {
         assert!(!dir.path().join("desired/u3.tmp").exists());
         store.remove("u1").unwrap();
         store.remove("u1").unwrap();
+        assert!(store.load().unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn what_the_registry_allowed_is_remembered_for_that_load_and_as_long_as_the_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.admit("u1", "l1");
+        assert!(store.is_admitted("u1", "l1"));
+        assert!(!store.is_admitted("u1", "l2") && !store.is_admitted("u2", "l1"));
+        store.remove("u1").unwrap();
+        assert!(!store.is_admitted("u1", "l1"));
         assert!(store.load().unwrap().0.is_empty());
     }
 

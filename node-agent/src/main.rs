@@ -1,6 +1,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::IsTerminal;
+use std::time::Duration;
 
 use clap::Parser;
 use skep_node_agent::config::{Cli, Command};
@@ -10,6 +11,9 @@ use tracing_subscriber::EnvFilter;
 /// Threads for work that blocks. Beyond the places for kernel work only short things use them; each thread has a stack
 /// and a cache of freed memory.
 const BLOCKING: usize = 24;
+/// How long one is kept that has nothing to do: longer than the look for drift takes to come again, so that there is
+/// always one, also where no process can be made any more.
+const KEPT: Duration = Duration::from_secs(90);
 
 fn main() -> anyhow::Result<()> {
     skep_kernel::sys::few_arenas();
@@ -29,6 +33,7 @@ fn main() -> anyhow::Result<()> {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .max_blocking_threads(BLOCKING)
+                .thread_keep_alive(KEPT)
                 .enable_all()
                 .build()?;
             runtime.block_on(runtime::run(*config))

@@ -69,6 +69,19 @@ impl Handle {
     }
 }
 
+/// Of a program whose record cannot be read: whose it is says the name of the file alone.
+fn unreadable(error: &StoreError) -> ProgramReport {
+    let uid = match error {
+        StoreError::Io { path, .. } | StoreError::Undecodable { path, .. } | StoreError::Locked { path } => {
+            path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+        }
+    };
+    let message = format!("its record cannot be read, so that it stays as it is until it is applied again: {error}");
+    let mut report = ProgramReport { uid, reason: Reason::Internal.to_string(), message, ..ProgramReport::default() };
+    report.set_state(State::Failed);
+    report
+}
+
 /// An actor, by what it is told.
 #[derive(Debug)]
 struct Told {
@@ -91,8 +104,9 @@ impl Supervisor {
     /// Starts with what the store holds: programs are back before anybody calls.
     pub fn new(shared: Arc<Shared>) -> Result<(Self, Handle), StoreError> {
         let (programs, broken) = shared.store.load()?;
-        for error in broken {
+        for error in &broken {
             tracing::error!(%error, "a desired file cannot be read; the program it stands for is left as it is");
+            shared.reports.put(unreadable(error));
         }
         let (sender, commands) = mpsc::channel(QUEUE);
         let mut supervisor =
@@ -241,6 +255,7 @@ impl Supervisor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checks::Checks;
     use crate::desired::Store;
     use crate::fake::Fake;
     use crate::images::Images;
@@ -258,7 +273,7 @@ mod tests {
         let places = Arc::new(Semaphore::new(4));
         let (registry, cache) = (Registry::new(&RegistryConfig::default()).unwrap(), Cache::open(dir.path()).unwrap());
         let (_view, view) = watch::channel(Arc::default());
-        let ((_checking, checks), (_resyncing, resyncs)) = (watch::channel(0), watch::channel(0));
+        let (_resyncing, resyncs) = watch::channel(0);
         let shared = Arc::new(Shared {
             kernel: Arc::new(Fake::default()),
             images: Images::new(registry, cache, u64::MAX, places.clone()),
@@ -268,7 +283,7 @@ mod tests {
             view,
             places,
             watches: Watches::default(),
-            checks,
+            checks: Checks::default(),
             resyncs,
         });
         let (mut supervisor, _handle) = Supervisor::new(shared).unwrap();

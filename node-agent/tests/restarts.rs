@@ -32,7 +32,10 @@ async fn after_a_reboot_everything_is_back_from_the_nodes_own_disk() {
     let image = node.push("net", "counter:v1").await;
     let name = |i: usize| format!("p{i}");
     for i in 0..PROGRAMS {
-        node.write(&format!("{i}.yaml"), &shared_hooks(&name(i), &image, &node.cgroup(), i as u32 + 1));
+        let text = shared_hooks(&name(i), &image, &node.cgroup(), i as u32 + 1);
+        // Whom the registry let have it before need not ask again.
+        let policy = if i == 0 { "Always" } else { "IfNotPresent" };
+        node.write(&format!("{i}.yaml"), &text.replace("{reference:", &format!("{{pullPolicy: {policy}, reference:")));
     }
     let mut before = Vec::new();
     for i in 0..PROGRAMS {

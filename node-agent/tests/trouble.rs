@@ -64,7 +64,7 @@ async fn a_state_directory_that_takes_no_more_is_said_and_mends_itself() {
 
 /// What is left of a record is not taken for a wish, nor for the absence of one.
 #[tokio::test]
-async fn a_damaged_record_takes_nothing_away() {
+async fn a_damaged_record_is_said_and_takes_nothing_away() {
     let mut node = Node::start().await;
     let image = node.push("net", "counter:v1").await;
     node.write("a.yaml", &manifest("counter", &image, json!({"step": 1})));
@@ -75,6 +75,9 @@ async fn a_damaged_record_takes_nothing_away() {
     std::fs::write(&record, &whole[..whole.len() / 2]).unwrap();
     node.hide_manifests(true);
     node.start_agent().await;
+    let said = node.until("", |r| r.uid == first.uid).await;
+    assert_eq!((said.state(), said.reason.as_str()), (State::Failed, "Internal"));
+    assert!(said.message.contains("its record cannot be read") && said.message.contains("EOF"), "{}", said.message);
     node.packets(1);
     assert_eq!(node.programs_in_bpffs(), 1);
     node.hide_manifests(false);
@@ -83,4 +86,46 @@ async fn a_damaged_record_takes_nothing_away() {
     assert_eq!((again.functions, again.hooks), (first.functions, first.hooks));
     assert_eq!(node.hits("counter").await, 1);
     assert_eq!(std::fs::read(&record).unwrap(), whole);
+    assert!(node.report("").await.is_none());
+}
+
+#[tokio::test]
+async fn an_agent_that_may_start_no_more_threads_says_so_and_goes_on_when_it_may() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    node.write("a.yaml", &manifest("first", &image, json!({"step": 1})));
+    node.until("first", |r| r.state() == State::Ready).await;
+    if !node.limit_threads(0) {
+        println!("SKIPPED: no pids controller to be used");
+        return;
+    }
+    let other = manifest("second", &image, json!({"step": 2})).replace("xdp: {", "tcx: {direction: Ingress, ");
+    node.write("b.yaml", &other.replace("count_xdp", "count_tc"));
+    let refused = node.until("second", |r| r.hooks.iter().any(|h| !h.failures.is_empty())).await;
+    let failure = &refused.hooks[0].failures[0];
+    assert_eq!(failure.reason, "LimitReached", "{failure:#?}");
+    assert!(failure.message.contains("Resource temporarily unavailable"), "{}", failure.message);
+    let first = node.report("first").await.unwrap();
+    assert_eq!(first.state(), State::Ready, "a neighbour was disturbed");
+    node.raise_threads();
+    node.until("second", |r| r.state() == State::Ready).await;
+    assert!(!node.log().contains("panicked"), "{}", node.log());
+}
+
+#[tokio::test]
+async fn a_bpffs_that_is_gone_is_named_and_what_was_pinned_is_found_when_it_is_back() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    node.write("a.yaml", &manifest("counter", &image, json!({"step": 1})));
+    let before = node.until("counter", |r| r.state() == State::Ready).await;
+    node.hide_bpffs(true);
+    node.hang_up();
+    let gone = node.until("counter", |r| r.state() == State::Failed).await;
+    assert_eq!(gone.reason, "TargetNotFound", "{}", gone.message);
+    assert!(gone.message.contains("is not a bpffs; mount one with `mount -t bpf bpf "), "{}", gone.message);
+    node.packets(5);
+    node.hide_bpffs(false);
+    let after = node.until("counter", |r| r.state() == State::Ready).await;
+    assert_eq!(after.functions[0].id, before.functions[0].id, "it was loaded again");
+    assert_eq!(node.hits("counter").await, 5, "it stood still meanwhile");
 }

@@ -197,6 +197,35 @@ impl Node {
         (skep_kernel::probe::cgroup2_mount().unwrap().join(name), "memory.max")
     }
 
+    /// Puts the agent that runs into a cgroup where it may have `more` threads than it has; `false` where cgroups have no
+    /// pids controller that can be used.
+    pub fn limit_threads(&self, more: usize) -> bool {
+        let dir = self.pids_cgroup();
+        let has = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().count();
+        std::fs::create_dir(&dir).is_ok()
+            && std::fs::write(dir.join("pids.max"), (has + more).to_string()).is_ok()
+            && std::fs::write(dir.join("cgroup.procs"), self.pid().to_string()).is_ok()
+    }
+
+    pub fn raise_threads(&self) {
+        std::fs::write(self.pids_cgroup().join("pids.max"), "max").unwrap();
+    }
+
+    fn pids_cgroup(&self) -> PathBuf {
+        let v1 = Path::new("/sys/fs/cgroup/pids");
+        let root = if v1.exists() { v1.to_owned() } else { skep_kernel::probe::cgroup2_mount().unwrap() };
+        root.join(format!("{}-pids", self.name))
+    }
+
+    /// Hides the pins of the node behind another file system, as after somebody unmounted the bpffs; or shows them again.
+    pub fn hide_bpffs(&self, hide: bool) {
+        let root = self.root().to_string_lossy().into_owned();
+        match hide {
+            true => run("mount", &["-t", "tmpfs", &self.name, &root]),
+            false => run("umount", &[&root]),
+        }
+    }
+
     /// The state directory on a file system of its own, of so many bytes. Before the agent starts anew.
     pub fn mount_state(&self, bytes: u64) {
         std::fs::create_dir_all(self.state()).unwrap();
@@ -222,7 +251,7 @@ impl Node {
     pub fn spawn_agent(&mut self) {
         let path = |name: &str| self.dir.path().join(name);
         let log = std::fs::File::options().create(true).append(true).open(path("agent.log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_skep-agent"))
+        let child = Command::new(agent())
             .arg("run")
             .args([Path::new("--manifests"), &path("manifests")])
             .args([Path::new("--state-dir"), &path("state")])
@@ -318,12 +347,7 @@ impl Node {
 
     /// Sends packets to lo of the node.
     pub fn packets(&self, count: u32) {
-        netns::within(Some(&Path::new("/run/netns").join(&self.name)), || {
-            let ear = UdpSocket::bind("127.0.0.1:0")?;
-            let socket = UdpSocket::bind("127.0.0.1:0")?;
-            (0..count).try_for_each(|_| socket.send_to(b"hello", ear.local_addr()?).map(drop))
-        })
-        .unwrap();
+        packets(&self.netns(), count);
     }
 
     /// Slot 0 of the map `hits`, through the Inspector.
@@ -362,15 +386,16 @@ impl Drop for Node {
     fn drop(&mut self) {
         end(&mut self.agent);
         end(&mut self.registry);
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        for mount in mounts.lines().filter(|line| line.starts_with(&format!("{} ", self.name))) {
+            let _ = Command::new("umount").args(mount.split(' ').nth(1)).status();
+        }
         let _ = bpffs::remove_tree(&self.root());
         let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
         let _ = std::fs::remove_dir(self.cgroup_dir().join("kubepods"));
         let _ = std::fs::remove_dir(self.cgroup_dir());
         let _ = std::fs::remove_dir(self.memory_cgroup().0);
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        if mounts.lines().any(|line| line.starts_with(&format!("{} ", self.name))) {
-            let _ = Command::new("umount").arg(self.state()).status();
-        }
+        let _ = std::fs::remove_dir(self.pids_cgroup());
     }
 }
 
@@ -379,6 +404,16 @@ fn end(child: &mut Option<Child>) {
         let _ = child.kill();
         let _ = child.wait();
     }
+}
+
+/// Sends packets to lo of a network namespace.
+pub fn packets(netns: &Path, count: u32) {
+    netns::within(Some(netns), || {
+        let ear = UdpSocket::bind("127.0.0.1:0")?;
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        (0..count).try_for_each(|_| socket.send_to(b"hello", ear.local_addr()?).map(drop))
+    })
+    .unwrap();
 }
 
 /// An EbpfProgram that counts on lo.
@@ -402,8 +437,16 @@ fn run(program: &str, args: &[&str]) {
     assert!(status.success(), "{program} {args:?}: {status}");
 }
 
-/// The object made from `kernel/tests/c/<name>.bpf.c`.
+/// The agent; another machine than that of the compiler has it elsewhere.
+fn agent() -> PathBuf {
+    std::env::var_os("SKEP_TEST_AGENT").map_or_else(|| env!("CARGO_BIN_EXE_skep-agent").into(), PathBuf::from)
+}
+
+/// The object made from `kernel/tests/c/<name>.bpf.c`; without flags, ready-made from SKEP_TEST_OBJECTS if it is there.
 pub fn object(name: &str, flags: &[String]) -> Vec<u8> {
+    if let (Ok(dir), true) = (std::env::var("SKEP_TEST_OBJECTS"), flags.is_empty()) {
+        return std::fs::read(Path::new(&dir).join(format!("{name}.o"))).unwrap();
+    }
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kernel/tests/c").join(format!("{name}.bpf.c"));
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out.o");
