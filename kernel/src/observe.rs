@@ -2,13 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use skep_object::btf::Btf;
 use skep_object::btf::desc::TypeDesc;
 use skep_object::map::MapDef;
 
 use crate::bpffs::{self, Bpffs, escape};
+use crate::changed::DirectoryStamp;
 use crate::error::KernelError;
 use crate::kept::Kept;
 use crate::load::create_map;
@@ -20,21 +21,21 @@ use crate::sys::{self, link, map, program};
 /// The state of one uid.
 pub fn observe(bpffs: &Bpffs, uid: &str) -> Result<Observed, KernelError> {
     let mut observed = Observed::default();
-    for name in bpffs::list(&bpffs.program(uid))? {
+    for name in list(&mut observed, bpffs.program(uid))? {
         match name.as_str() {
             "links" | "maps" => {}
             staged if staged.ends_with('~') => {
                 observed.staged.insert(name);
             }
             load => {
-                let mut seen = observe_load(&bpffs.load(uid, load))?;
+                let mut seen = observe_load(&mut observed, &bpffs.load(uid, load))?;
                 seen.pending = Kept { bpffs, uid }.is_pending(load);
                 seen.shares = shared::of_load(bpffs, &bpffs.load(uid, load))?;
                 observed.loads.insert(name, seen);
             }
         }
     }
-    for name in bpffs::list(&bpffs.links(uid))? {
+    for name in list(&mut observed, bpffs.links(uid))? {
         if name.ends_with('~') {
             observed.staged.insert(name);
             continue;
@@ -45,7 +46,7 @@ pub fn observe(bpffs: &Bpffs, uid: &str) -> Result<Observed, KernelError> {
             observed.links.insert(name, ObservedLink { id: info.id, program_id: info.program_id, alive });
         }
     }
-    for name in bpffs::list(&bpffs.kept_maps(uid))? {
+    for name in list(&mut observed, bpffs.kept_maps(uid))? {
         if name.ends_with('~') {
             observed.staged.insert(name);
             continue;
@@ -57,15 +58,25 @@ pub fn observe(bpffs: &Bpffs, uid: &str) -> Result<Observed, KernelError> {
     Ok(observed)
 }
 
-fn observe_load(dir: &Path) -> Result<ObservedLoad, KernelError> {
+/// Names in a directory, whose state before is noted.
+fn list(observed: &mut Observed, dir: PathBuf) -> Result<Vec<String>, KernelError> {
+    let stamp = DirectoryStamp::of(&dir);
+    let names = bpffs::list(&dir);
+    observed.directories.insert(dir, stamp);
+    names
+}
+
+fn observe_load(observed: &mut Observed, dir: &Path) -> Result<ObservedLoad, KernelError> {
     let mut load = ObservedLoad::default();
-    for name in bpffs::list(&dir.join("progs"))? {
+    // Where it is half brought over, and whose maps it shares.
+    observed.directories.insert(dir.to_owned(), DirectoryStamp::of(dir));
+    for name in list(observed, dir.join("progs"))? {
         let info = sys::open_pin(&dir.join("progs").join(escape(&name))).and_then(|fd| program::info(fd.as_fd()));
         if let Some(info) = unless_gone(info, || format!("reading program {name}"))? {
             load.programs.insert(name, ObservedProgram { id: info.id, tag: info.tag });
         }
     }
-    for name in bpffs::list(&dir.join("maps"))? {
+    for name in list(observed, dir.join("maps"))? {
         if let Some(info) = map_info(&dir.join("maps").join(escape(&name)), &name)? {
             load.maps.insert(name, ObservedMap { id: info.id, map_type: info.map_type });
         }

@@ -1,4 +1,4 @@
-//! One program on this node: reconciled whenever what is wanted, or the node, changes; else every 30 s against drift.
+//! One program on this node: reconciled whenever what is wanted, or the node, or what was left, changes.
 //!
 //! **Guarantees.** Serial per program. Programs do not wait for each other, but for a bounded number of places where
 //! blocking kernel work may go on.
@@ -13,6 +13,7 @@ use skep_proto::v1::{ProgramReport, State};
 use tokio::sync::{Semaphore, watch};
 
 use crate::backoff::Backoff;
+use crate::checks::{Checks, EVERY, SETTLE};
 use crate::desired::{DesiredProgram, Store};
 use crate::images::{Images, blocking};
 use crate::neighbours::Neighbours;
@@ -21,11 +22,6 @@ use crate::removal;
 use crate::reports::Reports;
 use crate::view::NodeView;
 use crate::watches::{Stir, Watches};
-
-/// How often what is there is compared with what is wanted, when nothing tells of a change.
-const DRIFT: Duration = Duration::from_secs(30);
-/// How long after a sign of drift the kernel is asked; also the least time between two passes for that.
-const SETTLE: Duration = Duration::from_millis(200);
 
 /// What all actors share.
 pub struct Shared {
@@ -38,8 +34,7 @@ pub struct Shared {
     /// Places for blocking kernel work.
     pub places: Arc<Semaphore>,
     pub watches: Watches,
-    /// Counts the changes of links after which what is there is to be compared.
-    pub checks: watch::Receiver<u64>,
+    pub checks: Checks,
     /// Counts the orders to look at everything.
     pub resyncs: watch::Receiver<u64>,
 }
@@ -57,20 +52,21 @@ pub struct Order {
 /// Runs until the program is gone, or until the agent stops (the sender of orders is dropped).
 pub async fn run(shared: Arc<Shared>, uid: String, mut orders: watch::Receiver<Order>) {
     let mut others = shared.neighbours.watch();
-    let (mut view, mut checks, mut resyncs) = (shared.view.clone(), shared.checks.clone(), shared.resyncs.clone());
+    let (mut view, mut resyncs) = (shared.view.clone(), shared.resyncs.clone());
     let stir = Arc::new(Stir::default());
     let mut backoff = Backoff::new(fastrand::f64);
     let mut past = Past::default();
     loop {
         let order = orders.borrow_and_update().clone();
         let now = view.borrow_and_update().clone();
-        others.borrow_and_update();
+        let change = *others.borrow_and_update();
         resyncs.borrow_and_update();
         let again = match &order.program {
             None => match removal::remove(&shared, &uid).await {
                 Ok(()) => {
                     shared.neighbours.remove(&uid);
                     shared.watches.forget(&uid);
+                    shared.checks.forget(&uid);
                     shared.reports.gone(&uid);
                     trim(&shared).await;
                     return;
@@ -90,12 +86,16 @@ pub async fn run(shared: Arc<Shared>, uid: String, mut orders: watch::Receiver<O
                     report.message = message.clone();
                 }
                 shared.reports.put(report);
+                if shared.neighbours.names_others(&uid) {
+                    shared.neighbours.looked(&uid, change);
+                }
                 follow(&shared, &uid, &stir, &past).await;
+                shared.checks.put(&uid, &past.seen, &stir);
                 match next {
                     Next::Retry => Some(backoff.wait()),
                     Next::Look => {
                         backoff.reset();
-                        Some(DRIFT)
+                        past.unheard.then_some(EVERY)
                     }
                     Next::Wait => None,
                 }
@@ -123,7 +123,7 @@ pub async fn run(shared: Arc<Shared>, uid: String, mut orders: watch::Receiver<O
             }
             () = stir.cgroups.notified() => backoff.reset(),
             // It may be of our own making: no reason to try again earlier than the backoff says the next time.
-            () = drifted(&shared, &uid, &stir, &mut checks, &past) => {}
+            () = drifted(&shared, &uid, &stir, &past) => {}
             () = after(again) => {}
         }
     }
@@ -138,19 +138,12 @@ async fn after(time: Option<Duration>) {
 }
 
 /// Until somebody changed what the last pass left.
-async fn drifted(shared: &Arc<Shared>, uid: &str, stir: &Stir, checks: &mut watch::Receiver<u64>, past: &Past) {
+async fn drifted(shared: &Arc<Shared>, uid: &str, stir: &Stir, past: &Past) {
     loop {
-        tokio::select! {
-            () = stir.pins.notified() => {}
-            // What nobody tells.
-            () = tokio::time::sleep(DRIFT) => {}
-            changed = checks.changed() => if changed.is_err() {
-                return std::future::pending().await;
-            },
-        }
-        // Who deletes one deletes several.
+        stir.pins.notified().await;
+        // Who deletes one deletes several; also the least time between two passes for that.
         tokio::time::sleep(SETTLE).await;
-        if observe(shared, uid).await != past.seen {
+        if observe(shared, uid).await != *past.seen {
             return;
         }
     }
@@ -169,7 +162,7 @@ async fn follow(shared: &Arc<Shared>, uid: &str, stir: &Arc<Stir>, past: &Past) 
 enum Next {
     /// Another try, after the backoff.
     Retry,
-    /// The look against drift.
+    /// Only what differs leads to another pass; where nobody tells of it, time does.
     Look,
     /// The same would come of it: only what differs in the kernel leads to another pass.
     Wait,

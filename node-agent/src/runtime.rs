@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::actor::Shared;
+use crate::checks::{self, Checks};
 use crate::config::{Places, Run};
 use crate::desired::Store;
 use crate::epoch::Epoch;
@@ -58,7 +59,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         view,
         places,
         watches: Watches::open(&config.places.bpffs),
-        checks,
+        checks: Checks::default(),
         resyncs: resyncs.clone(),
     });
     let kept = shared.clone();
@@ -77,6 +78,11 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let (watching, stop) = (shared.clone(), cancel.clone());
     parts.spawn(async move {
         watching.watches.run(stop).await;
+        Ok(())
+    });
+    let (checking, stop) = (shared.clone(), cancel.clone());
+    parts.spawn(async move {
+        checks::run(checking, checks, stop).await;
         Ok(())
     });
     let (supervisor, handle) = Supervisor::new(shared.clone())?;
