@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{CgroupSkb, CgroupSockAddr};
 use crate::netns::{Netfilter, SkLookup};
-use crate::network::{Tc, Tcx, Xdp};
-use crate::tracing::{BtfTracepoint, Function, KernelTracepoint, Kprobe, RawTracepoint, Uprobe};
+use crate::network::{ProgramFunction, Tc, Tcx, Xdp};
+use crate::tracing::{BtfTracepoint, Function, KernelTracepoint, Kprobe, RawTracepoint, TracedFunction, Uprobe};
 use crate::union::exactly_one;
 
 /// One hook. Exactly one of the kinds is given; every entry of one program must suit the program's type.
@@ -42,10 +42,14 @@ pub enum Attach {
     Kprobe(Kprobe),
     /// The return of a kernel function.
     Kretprobe(Function),
-    /// The entry of a kernel function, with arguments typed by the kernel's BTF.
-    Fentry(Function),
-    /// The return of a kernel function, with arguments and the returned value typed by the kernel's BTF.
-    Fexit(Function),
+    /// The entry of a function of the kernel or of another EbpfProgram, with arguments typed by its BTF.
+    Fentry(TracedFunction),
+    /// The return of a function of the kernel or of another EbpfProgram, with arguments and the returned value typed by
+    /// its BTF.
+    Fexit(TracedFunction),
+    /// A global function of another EbpfProgram of the namespace, which the program takes the place of. A new revision of
+    /// either leaves it in place for a moment: the kernel takes one program per function.
+    Freplace(ProgramFunction),
 }
 
 fn one_hook(schema: &mut Schema) {
@@ -75,6 +79,7 @@ impl Attach {
             Self::Kretprobe(_) => "kretprobe",
             Self::Fentry(_) => "fentry",
             Self::Fexit(_) => "fexit",
+            Self::Freplace(_) => "freplace",
         }
     }
 }
@@ -85,7 +90,11 @@ mod tests {
 
     #[test]
     fn the_kind_is_the_name_in_the_api() {
-        let golden = [include_str!("../tests/golden/full.yaml"), include_str!("../tests/golden/netns.yaml")];
+        let golden = [
+            include_str!("../tests/golden/full.yaml"),
+            include_str!("../tests/golden/netns.yaml"),
+            include_str!("../tests/golden/functions.yaml"),
+        ];
         let specs: Vec<serde_json::Value> = golden.iter().map(|text| serde_yaml_ng::from_str(text).unwrap()).collect();
         let programs = specs.iter().flat_map(|spec| spec["programs"].as_array().unwrap());
         let entries = programs.flat_map(|program| program["attach"].as_array().unwrap());
@@ -95,6 +104,6 @@ mod tests {
             assert_eq!(entry.as_object().unwrap().keys().collect::<Vec<_>>(), [attach.kind()]);
             kinds.insert(attach.kind());
         }
-        assert_eq!(kinds.len(), 16, "the golden specs have every kind");
+        assert_eq!(kinds.len(), 17, "the golden specs have every kind");
     }
 }

@@ -45,6 +45,20 @@ pub struct Function {
     pub function: String,
 }
 
+/// A function of the kernel, or of another EbpfProgram of the namespace.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct TracedFunction {
+    /// The function's name in the kernel, or in a loaded module: `tcp_connect`. With `ebpfProgram`: in its object.
+    #[schemars(length(min = 1, max = 127), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_.]*$"))]
+    pub function: String,
+    /// The name of another EbpfProgram, which has the function. One that is not on the node is reported as
+    /// `TargetNotFound`, and waited for; its new revisions are followed before they run. Absent: a kernel function.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub ebpf_program: Option<String>,
+}
+
 /// A kernel function, or an instruction inside of it.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

@@ -9,6 +9,7 @@ use skep_object::kind::{KINDS, Kind};
 
 use crate::bpffs::Bpffs;
 use crate::error::{Holder, KernelError};
+use crate::functions;
 use crate::hook::{Hook, Netfilter, Target, XdpMode};
 use crate::netns;
 use crate::order;
@@ -47,6 +48,7 @@ static ATTACH: [(Kind, Means); KINDS.len()] = [
     (Kind::Kretprobe, Means::Link(kprobe)),
     (Kind::Fentry, Means::Link(loaded_target)),
     (Kind::Fexit, Means::Link(loaded_target)),
+    (Kind::Freplace, Means::Link(freplace)),
 ];
 
 /// The kind is held by a record, not by a link.
@@ -259,12 +261,24 @@ fn raw_tracepoint(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, Kerne
 }
 
 fn loaded_target(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
-    link::raw_tracepoint(program, None).map_err(|e| match e.raw_os_error() {
-        Some(libc::EBUSY) => {
-            KernelError::HookBusy { target: format!("{} on {}", hook.kind, hook.target.display()), holder: holder(0) }
-        }
-        _ => KernelError::Io { what: format!("{} on {}", hook.kind, hook.target.display()), source: e },
-    })
+    link::raw_tracepoint(program, None).map_err(|e| busy(hook, e))
+}
+
+fn freplace(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
+    let Target::ProgramFunction { program: target, function, .. } = &hook.target else {
+        return Err(wrong_target(hook));
+    };
+    let (target, id) = functions::open(*target, function)?;
+    // With its target named, an extension can be attached again, unlike a traced one: see `Hook::attaches_once`.
+    link::create(program, LinkTarget::Function(target.as_fd(), id), hook.attach_type, 0).map_err(|e| busy(hook, e))
+}
+
+fn busy(hook: &Hook, error: io::Error) -> KernelError {
+    let what = format!("{} on {}", hook.kind, hook.target.display());
+    match error.raw_os_error() {
+        Some(libc::EBUSY) => KernelError::HookBusy { target: what, holder: holder(0) },
+        _ => KernelError::Io { what, source: error },
+    }
 }
 
 fn uprobe(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use sha2::{Digest, Sha256};
-use skep_object::kind::{Kind, LoadAttributes};
+use skep_object::kind::{AttachTo, Kind, LoadAttributes};
 
 /// A hook, with its target found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +140,14 @@ pub enum Target {
         name: String,
         offset: u64,
     },
+    /// A function of another program of Skep's.
+    ProgramFunction {
+        /// The kernel's id of the program, which it does not use again.
+        program: u32,
+        /// The name of its EbpfProgram.
+        of: String,
+        function: String,
+    },
     Binary {
         /// Where to open the file: for a container's below /proc/PID/root.
         path: PathBuf,
@@ -161,6 +169,7 @@ impl Target {
             Target::Event(name) => name.clone(),
             Target::Function { name, offset: 0 } => name.clone(),
             Target::Function { name, offset } => format!("{name}+{offset:#x}"),
+            Target::ProgramFunction { of, function, .. } => format!("{function} of EbpfProgram {of}"),
             Target::Binary { name, .. } => name.clone(),
         }
     }
@@ -172,6 +181,7 @@ impl Target {
             Target::Netns { cookie, .. } => format!("netns:{cookie}"),
             Target::Event(name) => format!("event:{name}"),
             Target::Function { name, offset } => format!("func:{name}:{offset}"),
+            Target::ProgramFunction { program, function, .. } => format!("prog:{program}:{function}"),
             Target::Binary { identity, offset, .. } => format!("file:{identity}:{offset}"),
         }
     }
@@ -187,9 +197,18 @@ impl Target {
 impl Hook {
     /// What must be fixed when a function from `section` is loaded for this hook.
     pub fn load_attributes(&self, section: &str) -> LoadAttributes {
-        let attributes = LoadAttributes::new(self.kind, self.attach_type, self.target.name(), section);
+        let mut attributes = LoadAttributes::new(self.kind, self.attach_type, self.target.name(), section);
+        if let Target::ProgramFunction { program, function, .. } = &self.target {
+            attributes.attach_to = AttachTo::ProgramFunction { program: *program, function: function.clone() };
+        }
         // The kernel takes a program once on such a hook: one that changes its place is there twice for a moment.
         LoadAttributes { gate: self.gate.clone(), copy: self.options.order.canonical(), ..attributes }
+    }
+
+    /// The kernel attaches a program for this hook once in its life: of a program that traces another's function it
+    /// forgets the target with the first link (and before Linux 6.8 it crashed at the second).
+    pub fn attaches_once(&self) -> bool {
+        matches!(self.target, Target::ProgramFunction { .. }) && self.kind != Kind::Freplace
     }
 
     /// The name of the link's pin: a hash of the function, the hook, the target and every option that a link update

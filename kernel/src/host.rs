@@ -1,16 +1,19 @@
 //! The real kernel, by bpffs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use skep_object::core::TargetBtf;
-use skep_object::kind::UpdateWay;
+use skep_object::kind::{AttachTo, UpdateWay};
 
 use crate::attach;
 use crate::bpffs::{self, Bpffs, escape};
+use crate::changed;
 use crate::error::KernelError;
+use crate::functions;
 use crate::gate;
 use crate::hook::Hook;
 use crate::kept::Kept;
@@ -25,6 +28,9 @@ use crate::sys::{self, link, map, program};
 use crate::tc::Filters;
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+/// How long the kernel may take to free the place of a link, and how often it is asked.
+const FREED_WITHIN: Duration = Duration::from_secs(2);
+const FREED_LOOK: Duration = Duration::from_micros(200);
 
 /// This host's kernel, with Skep's directory in a bpffs.
 #[derive(Debug)]
@@ -59,7 +65,10 @@ impl Host {
     }
     /// Parsed only if the request has to do with the kernel's types.
     fn types_for(&self, request: &LoadRequest) -> Option<Arc<TargetBtf>> {
-        let by_btf = request.variants.iter().any(|v| v.attributes.attach_to != skep_object::kind::AttachTo::Nothing);
+        let by_btf = request
+            .variants
+            .iter()
+            .any(|v| matches!(v.attributes.attach_to, AttachTo::Function(_) | AttachTo::Tracepoint(_)));
         if by_btf || request.object.has_core_relocations() { self.types() } else { None }
     }
 
@@ -162,6 +171,17 @@ impl Host {
         Ok(())
     }
 
+    /// Attaches where a link was until now: the kernel frees its place a moment after the last reference is gone.
+    fn attach_when_free(&self, program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
+        let start = Instant::now();
+        loop {
+            match attach::attach(program, hook, &self.bpffs) {
+                Err(KernelError::HookBusy { .. }) if start.elapsed() < FREED_WITHIN => std::thread::sleep(FREED_LOOK),
+                other => return other,
+            }
+        }
+    }
+
     fn stage(&self, dir: &Path, loaded: &Loaded) -> Result<(), KernelError> {
         bpffs::make_dir(&dir.join("progs"))?;
         bpffs::make_dir(&dir.join("maps"))?;
@@ -203,12 +223,18 @@ impl Kernel for Host {
     }
 
     fn observe(&self, uid: &str) -> Result<Observed, KernelError> {
+        self.bpffs.check()?;
         let mut observed = observe::observe(&self.bpffs, uid)?;
         for link in self.filters.links(uid) {
             let seen = self.filters.observe(uid, &link)?;
             observed.links.insert(link, seen);
         }
         Ok(observed)
+    }
+
+    fn has_changed(&self, uid: &str, seen: &Observed) -> Result<bool, KernelError> {
+        self.bpffs.check()?;
+        changed::has_changed(&self.bpffs, &self.filters, uid, seen)
     }
 
     fn load(&self, uid: &str, name: &str, request: &LoadRequest) -> Result<LoadOutcome, KernelError> {
@@ -238,10 +264,17 @@ impl Kernel for Host {
         pin(&link, &self.bpffs.link(uid, name))
     }
 
-    fn replace(&self, uid: &str, name: &str, hook: &Hook, old: u32, program: &ProgramAt) -> Result<(), KernelError> {
+    fn replace(
+        &self,
+        uid: &str,
+        name: &str,
+        hook: &Hook,
+        old: u32,
+        program: &ProgramAt,
+    ) -> Result<Option<Duration>, KernelError> {
         let new = self.program_fd(uid, program)?;
         if attach::needs_record(hook.kind) {
-            return self.filters.replace(uid, name, hook, old, new.as_fd());
+            return self.filters.replace(uid, name, hook, old, new.as_fd()).map(|()| None);
         }
         let path = self.bpffs.link(uid, name);
         match hook.kind.row().update {
@@ -254,7 +287,8 @@ impl Kernel for Host {
                         KernelError::TargetNotFound { target: hook.target.display(), why: "it disappeared".into() }
                     }
                     _ => KernelError::Io { what: what(), source: e },
-                })
+                })?;
+                Ok(None)
             }
             UpdateWay::Beside | UpdateWay::BesideNeighbour => {
                 let staged = PathBuf::from(format!("{}~", path.display()));
@@ -266,9 +300,32 @@ impl Kernel for Host {
                 if let Ok(left) = left {
                     detach_now(left);
                 }
-                Ok(())
+                Ok(None)
+            }
+            UpdateWay::Gap => {
+                let old = program::by_id(old).map_err(KernelError::io("opening the program to replace"))?;
+                let start = Instant::now();
+                drop_link(&path)?;
+                match self.attach_when_free(new.as_fd(), hook) {
+                    Ok(link) => {
+                        let gap = start.elapsed();
+                        pin(&link, &path)?;
+                        Ok(Some(gap))
+                    }
+                    Err(error) => {
+                        // What ran before runs again; if it cannot, the next pass finds nothing there.
+                        if let Ok(link) = self.attach_when_free(old.as_fd(), hook) {
+                            pin(&link, &path)?;
+                        }
+                        Err(error)
+                    }
+                }
             }
         }
+    }
+
+    fn programs_with(&self, uid: &str, function: &str) -> Result<Vec<u32>, KernelError> {
+        functions::programs_with(&self.bpffs, uid, function)
     }
 
     fn standing(&self, hook: &Hook, link_id: u32) -> Result<Standing, KernelError> {

@@ -10,9 +10,11 @@
 
 pub mod attach;
 pub mod bpffs;
+pub mod changed;
 pub mod cpus;
 pub mod dump;
 pub mod error;
+mod functions;
 pub mod gate;
 pub mod hook;
 pub mod host;

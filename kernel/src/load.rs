@@ -14,6 +14,7 @@ use skep_object::map::{MapDef, map_type};
 use skep_object::{InitialValue, ObjectError};
 
 use crate::error::KernelError;
+use crate::functions;
 use crate::gate;
 use crate::seam::{LoadRequest, Variant};
 use crate::sys::map::Map;
@@ -180,6 +181,13 @@ fn load_program(
         insns[reference.slot].imm = maps[&reference.map].as_raw_fd();
     }
     let attributes = &variant.attributes;
+    let (attach_to, attach_btf_id) = match &attributes.attach_to {
+        AttachTo::ProgramFunction { program, function } => {
+            let (program, id) = functions::open(*program, function)?;
+            (Some(program), id)
+        }
+        to => (None, attach_btf_id(&variant.function, to, target)?),
+    };
     let load = program::Load {
         name: &variant.function,
         program_type: attributes.program_type,
@@ -190,14 +198,15 @@ fn load_program(
         btf,
         func_info: &linked.func_info,
         line_info: &linked.line_info,
-        attach_btf_id: attach_btf_id(&variant.function, &attributes.attach_to, target)?,
+        attach_btf_id,
+        attach_to: attach_to.as_ref().map(AsFd::as_fd),
     };
     load.run().map_err(|refused| KernelError::refused_load(&variant.function, refused))
 }
 
 fn attach_btf_id(function: &str, to: &AttachTo, target: Option<&TargetBtf>) -> Result<u32, KernelError> {
     let (what, name, kind) = match to {
-        AttachTo::Nothing => return Ok(0),
+        AttachTo::Nothing | AttachTo::ProgramFunction { .. } => return Ok(0),
         AttachTo::Function(name) => ("kernel function", name.clone(), BtfKind::Func),
         AttachTo::Tracepoint(name) => ("tracepoint", format!("btf_trace_{name}"), BtfKind::Typedef),
     };

@@ -3,12 +3,15 @@
 //! There are two: [`crate::Host`], and the agent's fake, which models only what a test against the real one has shown.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use skep_object::Object;
 use skep_object::kind::LoadAttributes;
 use skep_object::map::MapDef;
 
+pub use crate::changed::DirectoryStamp;
 use crate::error::KernelError;
 use crate::hook::{Hook, program_pin};
 pub use crate::migrate::Settled;
@@ -86,6 +89,8 @@ pub struct Observed {
     pub kept: BTreeMap<String, u32>,
     /// Names of half-done work.
     pub staged: BTreeSet<String>,
+    /// The directories of its pins, as they were before they were read.
+    pub directories: BTreeMap<PathBuf, Option<DirectoryStamp>>,
 }
 
 /// A complete load.
@@ -130,14 +135,26 @@ pub trait Kernel: Send + Sync {
     fn programs(&self) -> Result<Vec<String>, KernelError>;
     /// The state of one uid.
     fn observe(&self, uid: &str) -> Result<Observed, KernelError>;
+    /// Whether anything differs from what was observed: cheaper than observing again.
+    fn has_changed(&self, uid: &str, seen: &Observed) -> Result<bool, KernelError>;
     /// Loads what is missing of `request` under `load`: all of it or nothing when the load is new.
     fn load(&self, uid: &str, load: &str, request: &LoadRequest) -> Result<LoadOutcome, KernelError>;
     /// Makes a gate of a load let exactly these cgroups pass.
     fn set_gate(&self, uid: &str, load: &str, gate: &str, cgroups: &[u64]) -> Result<(), KernelError>;
     /// Attaches and pins.
     fn attach(&self, uid: &str, link: &str, hook: &Hook, program: &ProgramAt) -> Result<(), KernelError>;
-    /// Puts a program in the place of the one with the id `old`, in the way of the hook's kind.
-    fn replace(&self, uid: &str, link: &str, hook: &Hook, old: u32, program: &ProgramAt) -> Result<(), KernelError>;
+    /// Puts a program in the place of the one with the id `old`, in the way of the hook's kind; for how long nothing was
+    /// there, if the way has a gap.
+    fn replace(
+        &self,
+        uid: &str,
+        link: &str,
+        hook: &Hook,
+        old: u32,
+        program: &ProgramAt,
+    ) -> Result<Option<Duration>, KernelError>;
+    /// Ids of the loaded programs of a uid that have a function, which other programs can attach to.
+    fn programs_with(&self, uid: &str, function: &str) -> Result<Vec<u32>, KernelError>;
     /// How a link stands to the neighbour that its hook names.
     fn standing(&self, hook: &Hook, link_id: u32) -> Result<Standing, KernelError>;
     /// Takes a link away; one that is not there is fine.

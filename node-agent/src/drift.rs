@@ -28,6 +28,7 @@ impl Left {
         let alive = observed.links.iter().filter(|(_, link)| link.alive).map(|(name, _)| name.clone());
         let mut remarks = before.filter(|b| b.revision == revision).map(|b| b.remarks.clone()).unwrap_or_default();
         remarks.extend(of_maps(outcome));
+        remarks.extend(of_gaps(outcome));
         Left { revision: revision.to_owned(), links: alive.collect(), pins: pins(observed), remarks }
     }
 }
@@ -66,6 +67,12 @@ pub fn notices(
     let lost = before.pins.difference(&pins(seen)).next().is_some() && outcome.failure.is_none();
     let lost = lost.then(|| "pins of programs or maps were gone, and are there again".to_owned());
     repaired.chain(lost).map(|text| of(false, Reason::Ready, text)).chain(maps).collect()
+}
+
+fn of_gaps(outcome: &Outcome) -> impl Iterator<Item = String> {
+    outcome.gaps.iter().map(|(hook, gap)| {
+        format!("{hook} was empty for {:.1} ms while its program was replaced", gap.as_secs_f64() * 1e3)
+    })
 }
 
 fn of_maps(outcome: &Outcome) -> Vec<String> {

@@ -25,7 +25,7 @@ pub enum ProgramError {
     #[error("the desired state does not decode: {why}")]
     Undecodable { why: String },
     #[error(
-        "position: {}: each asks to stand beside the next, so none can be first; take one position out",
+        "programs in a circle: {}: each names the next in position, fentry, fexit or freplace, so none can be first; take one of these out",
         circle(names)
     )]
     Circle { names: Vec<String> },

@@ -5,6 +5,7 @@
 //! target that vanished is none.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use skep_kernel::KernelError;
 use skep_kernel::seam::{Kernel, LoadOutcome, LoadRequest, ProgramAt, Settled};
@@ -21,27 +22,38 @@ pub struct Outcome {
     pub load: LoadOutcome,
     /// What was brought over from kept maps of another size.
     pub settled: BTreeMap<String, Settled>,
+    /// How long hooks were empty whose way of updating has a gap.
+    pub gaps: Vec<(String, Duration)>,
     /// Actions that were carried out.
     pub done: usize,
 }
 
-/// Runs a plan.
+/// A load that an earlier part of the same plan made.
+#[derive(Debug)]
+pub struct Begun {
+    pub load: String,
+    pub outcome: LoadOutcome,
+}
+
+/// Runs a plan. `begun`: what an earlier part of it loaded, which is undone with the rest.
 pub fn execute(
     kernel: &dyn Kernel,
     uid: &str,
     request: &LoadRequest,
     gates: &BTreeMap<String, Vec<u64>>,
     plan: &[Action],
+    begun: Option<Begun>,
 ) -> Outcome {
+    let (loaded, load) = begun.map(|begun| (Some(begun.load), begun.outcome)).unwrap_or_default();
     let mut run = Run {
         kernel,
         uid,
         request,
         gates,
-        outcome: Outcome::default(),
+        outcome: Outcome { load, ..Outcome::default() },
         moved: Vec::new(),
         attached: Vec::new(),
-        loaded: None,
+        loaded,
     };
     for action in plan {
         if let Err(failure) = run.step(action) {
@@ -64,7 +76,7 @@ struct Run<'a> {
     moved: Vec<&'a Action>,
     /// Links that were made, by name.
     attached: Vec<&'a str>,
-    loaded: Option<&'a str>,
+    loaded: Option<String>,
 }
 
 impl<'a> Run<'a> {
@@ -73,15 +85,19 @@ impl<'a> Run<'a> {
             Action::Discard { staged } => self.kernel.discard(self.uid, staged),
             Action::Load { load } => {
                 let existed = self.kernel.observe(self.uid)?.loads.contains_key(load);
-                self.outcome.load = self.kernel.load(self.uid, load, self.request)?;
+                let LoadOutcome { reset, resized } = self.kernel.load(self.uid, load, self.request)?;
+                self.outcome.load.reset.extend(reset);
+                self.outcome.load.resized.extend(resized);
                 if !existed {
-                    self.loaded = Some(load);
+                    self.loaded = Some(load.clone());
                 }
                 self.open_gates(load)
             }
             Action::Replace { link, hook, old, to, .. } => {
                 match self.kernel.replace(self.uid, link, hook, *old, to) {
-                    Ok(()) => {
+                    Ok(gap) => {
+                        let gap = gap.map(|gap| (format!("{} on {}", hook.kind, hook.target.display()), gap));
+                        self.outcome.gaps.extend(gap);
                         self.moved.push(action);
                         Ok(())
                     }
@@ -137,12 +153,16 @@ impl<'a> Run<'a> {
                 _ => continue,
             };
             let back = undo.and_then(|old| {
+                // Of such a hook the old program is off for good; the next pass goes on to the new one.
+                if hook.attaches_once() {
+                    return None;
+                }
                 let now = self.program_id(to)?;
                 self.kernel.replace(self.uid, link, hook, now, old).ok()
             });
             clean &= back.is_some();
         }
-        if let (true, Some(load)) = (clean, self.loaded) {
+        if let (true, Some(load)) = (clean, &self.loaded) {
             // New targets of a load that goes: they would run on what nobody can find any more.
             let gone = self.attached.drain(..).all(|link| self.kernel.detach(self.uid, link).is_ok());
             if !gone {

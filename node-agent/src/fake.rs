@@ -18,6 +18,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use skep_kernel::hook::{Hook, Target};
 use skep_kernel::seam::{
@@ -412,7 +413,25 @@ impl Kernel for Fake {
         )
     }
 
-    fn replace(&self, _: &str, link: &str, hook: &Hook, old: u32, program: &ProgramAt) -> Result<(), KernelError> {
+    fn has_changed(&self, uid: &str, seen: &Observed) -> Result<bool, KernelError> {
+        Ok(self.observe(uid)? != *seen)
+    }
+
+    fn programs_with(&self, _: &str, function: &str) -> Result<Vec<u32>, KernelError> {
+        let state = self.lock();
+        let programs = state.observed.loads.values().flat_map(|load| &load.programs);
+        let with = programs.filter(|(pin, _)| pin.rsplit_once('+').is_some_and(|(of, _)| of == function));
+        Ok(with.map(|(_, program)| program.id).collect())
+    }
+
+    fn replace(
+        &self,
+        _: &str,
+        link: &str,
+        hook: &Hook,
+        old: u32,
+        program: &ProgramAt,
+    ) -> Result<Option<Duration>, KernelError> {
         self.change(
             "replace",
             |_| (),
@@ -431,7 +450,7 @@ impl Kernel for Fake {
                     return Err(refused("another program is there"));
                 }
                 seen.program_id = program_id;
-                Ok(())
+                Ok(None)
             },
         )
     }

@@ -7,6 +7,7 @@
 pub mod actor;
 pub mod backoff;
 pub mod binaries;
+pub mod checks;
 pub mod config;
 pub mod desired;
 pub mod discover;

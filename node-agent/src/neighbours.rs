@@ -1,9 +1,12 @@
-//! The EbpfPrograms of this node by name, and which of them ask to stand beside which.
+//! The EbpfPrograms of this node by name, and which of them name which: to stand beside them, or to attach to their
+//! functions.
 //!
-//! **Guarantees.** A program hears of every change of those that it names: that one came, went, or moved its links.
+//! **Guarantees.** A program hears of every change of those that it names: that one came, went, loaded, or moved its
+//! links. Whoever loads a new revision can wait until those that attach to its functions have followed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use skep_crds::EbpfProgramSpec;
 use skep_crds::attach::Attach;
@@ -15,29 +18,40 @@ use tokio::sync::watch;
 
 use crate::error::ProgramError;
 use crate::plan::Wanted;
+use crate::targets::Functions;
 
 /// All of a node.
 #[derive(Debug, Default)]
 pub struct Neighbours {
     /// By uid.
     programs: Mutex<BTreeMap<String, Program>>,
-    changes: watch::Sender<()>,
+    /// How many there were.
+    changes: watch::Sender<u64>,
+    /// Told whenever a program has looked at those that it names.
+    looks: watch::Sender<()>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Program {
     namespace: String,
     name: String,
-    /// Names of programs of the namespace that it is positioned by.
-    beside: BTreeSet<String>,
+    /// Names of programs of the namespace that it is positioned by, or attaches to.
+    names: BTreeSet<String>,
+    /// Those to whose functions it attaches.
+    follows: BTreeSet<String>,
+    /// Up to which change it has looked at them.
+    looked: u64,
 }
 
 impl Neighbours {
     /// A program of the node, with what its spec asks for. Refused if it can never have it: programs that stand in a
     /// circle have no order.
     pub fn put(&self, uid: &str, namespace: &str, name: &str, spec: &EbpfProgramSpec) -> Result<(), ProgramError> {
-        let program = Program { namespace: namespace.into(), name: name.into(), beside: beside(spec) };
+        let follows = follows(spec);
+        let names = beside(spec).union(&follows).cloned().collect();
         let mut programs = self.lock();
+        let looked = programs.get(uid).map_or(0, |before| before.looked);
+        let program = Program { namespace: namespace.into(), name: name.into(), names, follows, looked };
         let changed = programs.insert(uid.into(), program.clone()).as_ref() != Some(&program);
         let circle = circle(&programs, &program);
         drop(programs);
@@ -64,23 +78,81 @@ impl Neighbours {
         found.map(|(uid, _)| uid.clone())
     }
 
-    /// Whether a program is positioned by others.
+    /// Whether a program is positioned by others, or attaches to them.
     pub fn names_others(&self, uid: &str) -> bool {
-        self.lock().get(uid).is_some_and(|program| !program.beside.is_empty())
+        self.lock().get(uid).is_some_and(|program| !program.names.is_empty())
     }
 
-    /// Some program's links are others than before.
-    pub fn changed(&self) {
-        self.changes.send_replace(());
+    /// Some program's links or loads are others than before; the number of the change.
+    pub fn changed(&self) -> u64 {
+        let mut number = 0;
+        self.changes.send_modify(|changes| {
+            *changes += 1;
+            number = *changes;
+        });
+        number
+    }
+
+    /// Whether a program's functions are what others attach to.
+    pub fn is_followed(&self, namespace: &str, name: &str) -> bool {
+        self.lock().values().any(|other| other.namespace == namespace && other.follows.contains(name))
+    }
+
+    /// A program has done what there was to do about those that it names, as they were at that change.
+    pub fn looked(&self, uid: &str, change: u64) {
+        if let Some(program) = self.lock().get_mut(uid) {
+            program.looked = change;
+        }
+        self.looks.send_replace(());
+    }
+
+    /// Tells those that attach to a program's functions that it has loaded, and waits until each has done what it could,
+    /// at most for that time; who has not, by name.
+    pub async fn lead(&self, namespace: &str, name: &str, patience: Duration) -> Vec<String> {
+        let mut looks = self.looks.subscribe();
+        let change = self.changed();
+        let behind = || -> Vec<String> {
+            let programs = self.lock();
+            let followers = programs.values().filter(|p| p.namespace == namespace && p.follows.contains(name));
+            followers.filter(|p| p.looked < change).map(|p| p.name.clone()).collect()
+        };
+        let all = async { while !behind().is_empty() && looks.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(patience, all).await;
+        behind()
     }
 
     /// Sees every change from now on.
-    pub fn watch(&self) -> watch::Receiver<()> {
+    pub fn watch(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Program>> {
         self.programs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks for functions where this node's programs have them.
+pub struct NodeFunctions<'a> {
+    pub neighbours: &'a Neighbours,
+    pub kernel: &'a dyn Kernel,
+}
+
+impl std::fmt::Debug for NodeFunctions<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeFunctions").field("neighbours", &self.neighbours).finish_non_exhaustive()
+    }
+}
+
+impl Functions for NodeFunctions<'_> {
+    fn programs_with(&self, namespace: &str, ebpf_program: &str, function: &str) -> Result<Vec<u32>, String> {
+        let Some(uid) = self.neighbours.uid(namespace, ebpf_program) else {
+            return Err("this node has no such EbpfProgram in the namespace".into());
+        };
+        let programs = self.kernel.programs_with(&uid, function).map_err(|e| e.to_string())?;
+        if programs.is_empty() {
+            return Err("none of its loaded programs has this function (functions are known by BTF: clang -g)".into());
+        }
+        Ok(programs)
     }
 }
 
@@ -119,7 +191,17 @@ pub fn look(
     Ok(alone)
 }
 
-/// The programs that a spec names.
+/// The programs to whose functions a spec attaches.
+fn follows(spec: &EbpfProgramSpec) -> BTreeSet<String> {
+    let named = spec.programs.iter().flat_map(|program| &program.attach).filter_map(|attach| match attach {
+        Attach::Fentry(traced) | Attach::Fexit(traced) => traced.ebpf_program.clone(),
+        Attach::Freplace(replaced) => Some(replaced.ebpf_program.clone()),
+        _ => None,
+    });
+    named.collect()
+}
+
+/// The programs that a spec is positioned by.
 fn beside(spec: &EbpfProgramSpec) -> BTreeSet<String> {
     let positions = spec.programs.iter().flat_map(|program| &program.attach).filter_map(|attach| match attach {
         Attach::Tcx(tcx) => tcx.position.as_ref(),
@@ -134,7 +216,7 @@ fn beside(spec: &EbpfProgramSpec) -> BTreeSet<String> {
 
 /// A way from a program over those that it names back to itself, as names in that order.
 fn circle(programs: &BTreeMap<String, Program>, start: &Program) -> Option<Vec<String>> {
-    let mut ways: Vec<Vec<String>> = start.beside.iter().map(|name| vec![name.clone()]).collect();
+    let mut ways: Vec<Vec<String>> = start.names.iter().map(|name| vec![name.clone()]).collect();
     let mut seen = BTreeSet::new();
     while let Some(way) = ways.pop() {
         let last = way.last()?;
@@ -145,7 +227,7 @@ fn circle(programs: &BTreeMap<String, Program>, start: &Program) -> Option<Vec<S
             continue;
         }
         let found = programs.values().find(|program| program.namespace == start.namespace && program.name == *last);
-        let next = found.into_iter().flat_map(|program| &program.beside);
+        let next = found.into_iter().flat_map(|program| &program.names);
         ways.extend(next.map(|name| way.iter().chain([name]).cloned().collect()));
     }
     None
@@ -176,7 +258,7 @@ mod tests {
         assert_eq!(refused.reason(), skep_crds::Reason::TargetNotFound);
         assert_eq!(
             refused.to_string(),
-            "position: c, a, b, c: each asks to stand beside the next, so none can be first; take one position out"
+            "programs in a circle: c, a, b, c: each names the next in position, fentry, fexit or freplace, so none can be first; take one of these out"
         );
         assert!(node.put("1", "net", "a", &spec(&["b"])).is_err(), "and whoever else is in it, when it looks again");
         node.put("4", "net", "c", &spec(&[])).unwrap();

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use skep_crds::{EbpfProgramSpec, PullPolicy};
 use skep_image::Auth;
-use skep_kernel::Kernel;
-use skep_kernel::seam::Observed;
+use skep_kernel::hook::{Hook, Order, Target};
+use skep_kernel::seam::{Observed, ObservedLink};
+use skep_kernel::{Kernel, KernelError};
 use skep_proto::v1::{Notice, ProgramReport};
 
 use crate::actor::{Shared, trim};
@@ -19,24 +20,29 @@ use crate::binaries::HostBinaries;
 use crate::desired::DesiredProgram;
 use crate::drift::{self, Left};
 use crate::error::ProgramError;
-use crate::execute::{Outcome, execute};
+use crate::execute::{Begun, Outcome, execute};
 use crate::images::blocking;
-use crate::neighbours;
+use crate::neighbours::{self, NodeFunctions};
 use crate::plan::{Action, plan};
 use crate::prepare::{Prepared, prepare};
 use crate::report;
 use crate::spec;
+use crate::targets::Lookup;
 use crate::view::NodeView;
 
 /// How long one pass over the kernel may take.
-const PASS: Duration = Duration::from_secs(120);
+pub const PASS: Duration = Duration::from_secs(120);
+/// How long a loaded revision waits, before it runs, for programs that attach to its functions.
+const FOLLOWED: Duration = Duration::from_secs(5);
 
 /// What an actor knows of earlier passes.
 #[derive(Debug, Default)]
 pub struct Past {
     left: Option<Left>,
     /// What the kernel showed when the last one ended.
-    pub seen: Observed,
+    pub seen: Arc<Observed>,
+    /// Some of its targets change without a sign: files that are probed, neighbours of a place.
+    pub unheard: bool,
     /// Directories of the cgroups that the spec names.
     pub cgroups: BTreeSet<PathBuf>,
     /// The failure that was logged last: one that stays is said once.
@@ -63,14 +69,16 @@ pub async fn reconcile(
 ) -> ProgramReport {
     let result = pass(shared, desired, auth, view, past.left.clone()).await;
     match result {
-        Ok(passed) => {
-            passed.notices.into_iter().for_each(|notice| shared.reports.notice(notice));
-            *past = Past { left: Some(passed.left), seen: passed.seen, cgroups: passed.cgroups, said: None };
-            passed.report
+        Ok(mut passed) => {
+            let notices = std::mem::take(&mut passed.notices);
+            notices.into_iter().for_each(|notice| shared.reports.notice(notice));
+            let Passed { report, left, seen, cgroups, unheard, .. } = passed;
+            *past = Past { left: Some(left), seen: Arc::new(seen), cgroups, unheard, said: None };
+            report
         }
         Err(error) => {
             past.fails(desired, &error);
-            past.seen = observe(shared, &desired.uid).await;
+            past.seen = Arc::new(observe(shared, &desired.uid).await);
             report::failed(desired, &past.seen, &error)
         }
     }
@@ -85,52 +93,121 @@ async fn pass(
 ) -> Result<Passed, ProgramError> {
     let spec = spec::decode(&desired.api_version, &desired.spec)?;
     shared.neighbours.put(&desired.uid, &desired.namespace, &desired.name, &spec)?;
-    let observed = observe(shared, &desired.uid).await;
+    let late = |error| shared.reports.put(report::failed(desired, &Observed::default(), &error));
+    let observed = patiently("a look at the kernel", PASS, late, observe(shared, &desired.uid)).await;
     let (reference, policy) = (&spec.image.reference, spec.image.pull_policy.unwrap_or_default());
     let fresh = !observed.loads.contains_key(&desired.load);
     if fresh {
         shared.reports.put(report::progressing(desired, &observed, "fetching the image and loading"));
-        // What is loaded stays as it is, whatever became of its image.
-        if policy == PullPolicy::Always {
+        // What is loaded stays as it is, whatever became of its image; and what was, is again after a reboot.
+        if policy == PullPolicy::Always && !shared.store.is_admitted(&desired.uid, &desired.load) {
             shared.images.check(reference, &desired.digest, auth).await?;
+            shared.store.admit(&desired.uid, &desired.load);
         }
     }
     let object = shared.images.object(reference, &desired.digest, auth, policy != PullPolicy::Never).await?;
     if fresh {
         trim(shared).await;
     }
-    let _place = shared.places.acquire().await.map_err(|e| ProgramError::Internal(e.to_string()))?;
-    let (work, desired) = (shared.clone(), desired.clone());
-    let late = desired.clone();
-    let mut pass = std::pin::pin!(blocking(move || act(&work, &spec, &desired, object, &view, left.as_ref())));
-    match tokio::time::timeout(PASS, &mut pass).await {
-        Ok(result) => result?,
+    let work = Arc::new(Work { shared: shared.clone(), spec, desired: desired.clone(), object, view, left });
+    let late = |error| shared.reports.put(report::failed(desired, &observed, &error));
+    patiently("work in the kernel", PASS, late, bring_about(work, fresh)).await
+}
+
+/// Says when work takes too long, and waits on: it cannot be called off, and a second pass beside it would undo what it
+/// does.
+pub async fn patiently<T>(
+    what: &str,
+    patience: Duration,
+    late: impl FnOnce(ProgramError),
+    work: impl Future<Output = T>,
+) -> T {
+    let mut work = std::pin::pin!(work);
+    match tokio::time::timeout(patience, &mut work).await {
+        Ok(done) => done,
         Err(_) => {
-            let error = ProgramError::Timeout { what: "work in the kernel".into(), seconds: PASS.as_secs() };
-            shared.reports.put(report::failed(&late, &observed, &error));
-            // It cannot be called off, and a second pass beside it would undo what it does.
-            pass.await?
+            late(ProgramError::Timeout { what: what.into(), seconds: patience.as_secs() });
+            work.await
         }
     }
 }
 
-/// One pass: prepare, observe, plan, execute, observe again, report. Blocks.
-fn act(
-    shared: &Shared,
-    spec: &EbpfProgramSpec,
-    desired: &DesiredProgram,
+/// What a pass works with.
+struct Work {
+    shared: Arc<Shared>,
+    spec: EbpfProgramSpec,
+    desired: DesiredProgram,
     object: Arc<skep_object::Object>,
-    view: &NodeView,
-    left: Option<&Left>,
-) -> Result<Passed, ProgramError> {
+    view: Arc<NodeView>,
+    left: Option<Left>,
+}
+
+async fn bring_about(work: Arc<Work>, fresh: bool) -> Result<Passed, ProgramError> {
+    let place = || async { work.shared.places.acquire().await.map_err(|e| ProgramError::Internal(e.to_string())) };
+    let Work { shared, desired, .. } = &*work;
+    let mut begun = None;
+    if fresh && shared.neighbours.is_followed(&desired.namespace, &desired.name) {
+        {
+            let _place = place().await?;
+            let work = work.clone();
+            begun = blocking(move || load(&work)).await??;
+        }
+        // Without a place: those that follow need theirs.
+        let late = shared.neighbours.lead(&desired.namespace, &desired.name, FOLLOWED).await;
+        if !late.is_empty() {
+            let (namespace, name, late) = (&desired.namespace, &desired.name, late.join(", "));
+            tracing::warn!(namespace, name, late, "programs on its functions do not follow in time; it goes on");
+        }
+    }
+    let _place = place().await?;
+    let work = work.clone();
+    blocking(move || act(&work, begun)).await?
+}
+
+/// A plan, and what it was made from.
+struct Planned {
+    prepared: Prepared,
+    observed: Observed,
+    /// Links without the neighbour that they ask for.
+    alone: Vec<(String, KernelError)>,
+    /// The links as they were.
+    before: BTreeMap<String, ObservedLink>,
+    plan: Vec<Action>,
+}
+
+fn prepare_plan(work: &Work) -> Result<Planned, ProgramError> {
+    let Work { shared, spec, desired, object, view, .. } = work;
     let kernel = &*shared.kernel;
-    let mut prepared = prepare(spec, &desired.namespace, &desired.load, object, view, &HostBinaries)?;
+    let functions = NodeFunctions { neighbours: &shared.neighbours, kernel };
+    let lookup = Lookup { binaries: &HostBinaries, functions: &functions };
+    let mut prepared = prepare(spec, &desired.namespace, &desired.load, object.clone(), view, lookup)?;
     neighbours::resolve(&shared.neighbours, &desired.namespace, &mut prepared.wanted);
     let mut observed = kernel.observe(&desired.uid)?;
     let before = observed.links.clone();
     let alone = neighbours::look(kernel, &prepared.wanted, &mut observed)?;
     let plan = plan(&prepared.wanted, &observed);
-    let mut outcome = execute(kernel, &desired.uid, &prepared.request, &prepared.gates, &plan);
+    Ok(Planned { prepared, observed, alone, before, plan })
+}
+
+/// The first half of a pass: up to the load, before any link moves. `None`: there was nothing to load. Blocks.
+fn load(work: &Work) -> Result<Option<Begun>, ProgramError> {
+    let Planned { prepared, plan, .. } = prepare_plan(work)?;
+    let Some(at) = plan.iter().position(|action| matches!(action, Action::Load { .. })) else { return Ok(None) };
+    let (kernel, uid) = (&*work.shared.kernel, &work.desired.uid);
+    let outcome = execute(kernel, uid, &prepared.request, &prepared.gates, &plan[..=at], None);
+    match outcome.failure {
+        Some(failure) => Err(failure.into()),
+        None => Ok(Some(Begun { load: work.desired.load.clone(), outcome: outcome.load })),
+    }
+}
+
+/// One pass: prepare, observe, plan, execute, observe again, report. `begun`: what was loaded by its first half. Blocks.
+fn act(work: &Work, begun: Option<Begun>) -> Result<Passed, ProgramError> {
+    let Work { shared, desired, left, .. } = work;
+    let kernel = &*shared.kernel;
+    let loaded = begun.is_some();
+    let Planned { prepared, observed, alone, before, plan } = prepare_plan(work)?;
+    let mut outcome = execute(kernel, &desired.uid, &prepared.request, &prepared.gates, &plan, begun);
     outcome.targets.extend(alone);
     if outcome.done > 0 {
         tracing::info!(
@@ -142,10 +219,11 @@ fn act(
             "reconciled"
         );
     }
-    let loaded = plan.iter().any(|action| matches!(action, Action::Load { .. }));
-    let passed = finish(shared, desired, &prepared, outcome, (&observed, &plan), left);
-    // Whoever waits for a neighbour wakes for links alone: its own vain try must not wake it again.
-    if passed.as_ref().is_ok_and(|passed| passed.seen.links != before) {
+    let loaded = loaded || plan.iter().any(|action| matches!(action, Action::Load { .. }));
+    let passed = finish(shared, desired, &prepared, outcome, (&observed, &plan), left.as_ref());
+    // Whoever waits for a neighbour wakes for what is another there: its own vain try must not wake it again.
+    if passed.as_ref().is_ok_and(|passed| passed.seen.links != before || programs(&passed.seen) != programs(&observed))
+    {
         shared.neighbours.changed();
     }
     if loaded {
@@ -155,6 +233,11 @@ fn act(
     passed
 }
 
+/// Ids of all loaded programs.
+fn programs(observed: &Observed) -> Vec<u32> {
+    observed.loads.values().flat_map(|load| load.programs.values().map(|program| program.id)).collect()
+}
+
 /// What came of a pass.
 struct Passed {
     report: ProgramReport,
@@ -162,6 +245,7 @@ struct Passed {
     left: Left,
     seen: Observed,
     cgroups: BTreeSet<PathBuf>,
+    unheard: bool,
 }
 
 fn finish(
@@ -182,7 +266,13 @@ fn finish(
     let notices = drift::notices(&desired.uid, before, &desired.revision, seen, plan, &outcome);
     let owner = |id| shared.reports.owner(id);
     let report = report::settled(desired, prepared, &outcome, &observed, &left.remarks, &owner);
-    Ok(Passed { report, notices, left, seen: observed, cgroups: prepared.targets.cgroups.clone() })
+    let unheard = prepared.targets.hooks.iter().any(|found| is_unheard(&found.hook));
+    Ok(Passed { report, notices, left, seen: observed, cgroups: prepared.targets.cgroups.clone(), unheard })
+}
+
+/// Nobody tells when a file is replaced, or when somebody else's program moves in between two.
+fn is_unheard(hook: &Hook) -> bool {
+    matches!(hook.target, Target::Binary { .. }) || matches!(hook.options.order, Order::Before(_) | Order::After(_))
 }
 
 /// Pods come and go without a plan: the gates follow them.
@@ -215,5 +305,22 @@ pub async fn observe(shared: &Arc<Shared>, uid: &str) -> Observed {
             tracing::warn!(%error, "observing");
             Observed::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_takes_too_long_is_said_and_waited_for() {
+        let mut said = Vec::new();
+        let slow = async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            7
+        };
+        assert_eq!(patiently("work", Duration::ZERO, |error| said.push(error.to_string()), slow).await, 7);
+        assert_eq!(said, ["work took longer than 0 s"]);
+        assert_eq!(patiently("work", PASS, |_| panic!("it was in time"), async { 8 }).await, 8);
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use skep_kernel::hook::Hook;
-use skep_kernel::seam::{Observed, ObservedLink, ObservedMap, ProgramAt, Variant};
+use skep_kernel::seam::{Observed, ObservedLink, ObservedLoad, ObservedMap, ProgramAt, Variant};
 use skep_object::kind::Kind;
 
 /// The state of one program that a node should have.
@@ -23,6 +23,8 @@ pub struct Wanted {
     pub keep: BTreeSet<String>,
     /// Maps that the load has.
     pub maps: BTreeSet<String>,
+    /// Functions of which a program stays loaded only as long as its target is there.
+    pub follows: BTreeSet<String>,
     /// Links that stay as they are because it is not known whether they are wanted.
     pub spare: bool,
 }
@@ -118,12 +120,16 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
             None => attach.push(Action::Attach { link: name.clone(), hook: link.hook.clone(), program }),
         }
     }
+    // What the kernel attaches once was on its hook before, or will never be: it is loaded anew.
+    let spent: Vec<Action> = attach.iter().filter_map(|action| spent(action, present)).collect();
+    let missing = missing || !spent.is_empty();
     // First of all what an earlier run moved: whatever is refused, it is taken back with the others.
     let mut actions = moved_already(&settled, &replace, observed);
     actions.extend(observed.staged.iter().map(|staged| Action::Discard { staged: staged.clone() }));
     if superseded {
         actions.push(Action::RemoveLoad { load: wanted.load.clone() });
     }
+    actions.extend(spent);
     if missing {
         // The new load gets the kept maps: what was cut short there ends first.
         actions.extend(present.is_none().then(|| unfinished(wanted, observed)).flatten());
@@ -158,6 +164,13 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
         actions.push(Action::RemoveLoad { load: load.clone() });
     }
     actions
+}
+
+/// Takes a program away that is there already, for a hook to which the kernel attaches a program once.
+fn spent(attach: &Action, present: Option<&ObservedLoad>) -> Option<Action> {
+    let Action::Attach { hook, program, .. } = attach else { return None };
+    let used = hook.attaches_once() && present?.programs.contains_key(&program.pin);
+    used.then(|| Action::Unload { program: program.clone() })
 }
 
 /// Links on the wanted load while others still run an older one that has their program too.
@@ -250,7 +263,8 @@ fn find_program(observed: &Observed, link: &ObservedLink) -> Option<ProgramAt> {
 fn stale_programs(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
     let Some(load) = observed.loads.get(&wanted.load).filter(|_| !wanted.spare) else { return Vec::new() };
     let pins: BTreeSet<String> = wanted.variants.iter().map(Variant::pin).collect();
-    let named: BTreeSet<&str> = wanted.variants.iter().map(|v| v.function.as_str()).collect();
+    let named = wanted.variants.iter().map(|v| v.function.as_str());
+    let named: BTreeSet<&str> = named.chain(wanted.follows.iter().map(String::as_str)).collect();
     load.programs
         .keys()
         .filter(|pin| {

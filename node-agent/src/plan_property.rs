@@ -67,8 +67,15 @@ fn wanted(random: &mut fastrand::Rng) -> (Wanted, u32) {
     let number = random.u32(1..=4);
     let one = || BTreeSet::from([MAP.to_owned()]);
     // A load has one map of one size.
-    let wanted =
-        Wanted { load: format!("l{number}"), variants, links, keep: one(), maps: one(), spare: random.u8(..8) == 0 };
+    let wanted = Wanted {
+        load: format!("l{number}"),
+        variants,
+        links,
+        keep: one(),
+        maps: one(),
+        follows: BTreeSet::new(),
+        spare: random.u8(..8) == 0,
+    };
     (wanted, 1 + number % 2)
 }
 
@@ -92,7 +99,7 @@ impl History<'_> {
             keep: [(MAP.to_owned(), Merge::Sum)].into(),
             share: BTreeMap::new(),
         };
-        Some(execute(&self.fake, UID, &request, &BTreeMap::new(), &plan))
+        Some(execute(&self.fake, UID, &request, &BTreeMap::new(), &plan, None))
     }
 
     /// Live links that stay wanted.

@@ -11,7 +11,7 @@ use skep_object::{Object, ObjectError};
 
 use crate::error::ProgramError;
 use crate::plan::{Wanted, WantedLink};
-use crate::targets::{Binaries, Targets, gates, targets};
+use crate::targets::{Lookup, Targets, gates, targets};
 use crate::view::NodeView;
 
 /// Everything that is needed to act.
@@ -33,7 +33,7 @@ pub fn prepare(
     load: &str,
     object: Arc<Object>,
     view: &NodeView,
-    binaries: &dyn Binaries,
+    lookup: Lookup<'_>,
 ) -> Result<Prepared, ProgramError> {
     let mut maps = object.with_globals(spec.globals.iter().flatten())?;
     let mut keep = kept_maps(spec, &object)?;
@@ -44,7 +44,7 @@ pub fn prepare(
     for program in &spec.programs {
         object.program(&program.name)?;
     }
-    let mut targets = targets(spec, namespace, view, binaries);
+    let mut targets = targets(spec, namespace, view, lookup);
     let suspended = spec.suspend == Some(true);
     let mut variants = BTreeSet::new();
     let mut links = BTreeMap::new();
@@ -71,6 +71,7 @@ pub fn prepare(
         links,
         keep: keep.keys().cloned().collect(),
         maps: used_maps(&object, &variants)?,
+        follows: targets.follows.clone(),
         spare,
     };
     let gates = gates(spec, namespace, view);

@@ -14,6 +14,7 @@ use skep_proto::v1::Notice;
 use crate::actor::Shared;
 use crate::error::ProgramError;
 use crate::images::blocking;
+use crate::pass::{PASS, patiently};
 
 /// How long the kernel may take. A grace period is milliseconds; the detaching of a tracepoint takes 70 ms.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,7 +25,10 @@ const LATER: Duration = Duration::from_secs(10);
 /// Removes a program, and waits for the kernel.
 pub async fn remove(shared: &Arc<Shared>, uid: &str) -> Result<(), ProgramError> {
     shared.reports.removing(uid, "being removed".into());
-    let before = take_away(shared, uid).await?;
+    let late = |error: ProgramError| shared.reports.removing(uid, format!("being removed; {error}"));
+    let before = patiently("taking it away", PASS, late, take_away(shared, uid)).await?;
+    // Whoever is attached to its functions lets go.
+    shared.neighbours.changed();
     let mut waited = Duration::ZERO;
     let mut left = remains(shared, &before).await?;
     while !left.is_empty() && waited < PATIENCE {

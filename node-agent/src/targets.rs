@@ -11,7 +11,7 @@ use skep_crds::cgroup::{Cgroups, SockAddrHook};
 use skep_crds::netns::{self, NetworkNamespaces};
 use skep_crds::network::{Direction, Interfaces, Place as End, Position, ProgramFunction, XdpMode as CrdXdpMode};
 use skep_crds::selector::PodSelector;
-use skep_crds::tracing::Uprobe;
+use skep_crds::tracing::{TracedFunction, Uprobe};
 use skep_crds::{EbpfProgramSpec, Reason};
 use skep_kernel::hook::{Family, Hook, Neighbour, Netfilter, NetfilterHook, Options, Order, Target, XdpMode};
 use skep_object::kind::{Kind, attach as types};
@@ -49,6 +49,8 @@ pub struct Targets {
     pub entries: Vec<(String, String)>,
     /// Directories of the cgroups that are named, whether they are there or not.
     pub cgroups: BTreeSet<PathBuf>,
+    /// Functions whose programs go with their targets, since they hold them: those on functions of other programs.
+    pub follows: BTreeSet<String>,
     /// Some entry selects pods, and pods are not known yet.
     pub waits_for_pods: bool,
 }
@@ -59,6 +61,25 @@ pub trait Binaries {
     fn open(&self, root: &Path, binary: &str) -> Result<Opened, NotOpened>;
     /// The file offset of a symbol.
     fn symbol(&self, binary: &Opened, symbol: &str) -> Result<u64, String>;
+}
+
+/// Knows the functions of other EbpfPrograms.
+pub trait Functions {
+    /// Ids of the loaded programs of an EbpfProgram that have the function; why there is none, in words.
+    fn programs_with(&self, namespace: &str, ebpf_program: &str, function: &str) -> Result<Vec<u32>, String>;
+}
+
+/// Looks up what a view does not have.
+#[derive(Clone, Copy)]
+pub struct Lookup<'a> {
+    pub binaries: &'a dyn Binaries,
+    pub functions: &'a dyn Functions,
+}
+
+impl std::fmt::Debug for Lookup<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lookup").finish_non_exhaustive()
+    }
 }
 
 /// A binary that was found. It is held open until it is probed: a path could lead elsewhere by then.
@@ -86,13 +107,13 @@ pub enum NotOpened {
 }
 
 /// Applies a spec's selectors. Duplicate targets (two names of one interface, two containers of one image) are merged.
-pub fn targets(spec: &EbpfProgramSpec, namespace: &str, view: &NodeView, binaries: &dyn Binaries) -> Targets {
+pub fn targets(spec: &EbpfProgramSpec, namespace: &str, view: &NodeView, lookup: Lookup<'_>) -> Targets {
     let mut found = Targets::default();
     for program in &spec.programs {
         for attach in &program.attach {
             let entry = found.entries.len();
             let mut at = Entry { function: &program.name, entry, namespace, view, found: &mut found };
-            at.apply(attach, binaries);
+            at.apply(attach, lookup);
         }
     }
     let mut seen = BTreeSet::new();
@@ -110,7 +131,8 @@ struct Entry<'a> {
 
 impl Entry<'_> {
     /// The one place that knows the shape of every attach entry.
-    fn apply(&mut self, attach: &Attach, binaries: &dyn Binaries) {
+    fn apply(&mut self, attach: &Attach, lookup: Lookup<'_>) {
+        let Lookup { binaries, functions } = lookup;
         let function = |name: &str, offset: u64| Target::Function { name: name.into(), offset };
         match attach {
             Attach::Xdp(a) => {
@@ -158,8 +180,9 @@ impl Entry<'_> {
             Attach::BtfTracepoint(a) => self.fixed(Kind::BtfTracepoint, Target::Event(a.name.clone())),
             Attach::Kprobe(a) => self.fixed(Kind::Kprobe, function(&a.function, a.offset.unwrap_or_default() as u64)),
             Attach::Kretprobe(a) => self.fixed(Kind::Kretprobe, function(&a.function, 0)),
-            Attach::Fentry(a) => self.fixed(Kind::Fentry, function(&a.function, 0)),
-            Attach::Fexit(a) => self.fixed(Kind::Fexit, function(&a.function, 0)),
+            Attach::Fentry(a) => self.traced(Kind::Fentry, a, functions),
+            Attach::Fexit(a) => self.traced(Kind::Fexit, a, functions),
+            Attach::Freplace(a) => self.program_function(Kind::Freplace, &a.ebpf_program, &a.function, functions),
             Attach::Uprobe(a) => self.binary(Kind::Uprobe, a, binaries),
             Attach::Uretprobe(a) => self.binary(Kind::Uretprobe, a, binaries),
         }
@@ -189,6 +212,31 @@ impl Entry<'_> {
     fn fixed(&mut self, kind: Kind, target: Target) {
         self.name(kind, None);
         self.hook(kind, kind.row().attach_type, Options::default(), None, target);
+    }
+
+    fn traced(&mut self, kind: Kind, traced: &TracedFunction, functions: &dyn Functions) {
+        match &traced.ebpf_program {
+            None => self.fixed(kind, Target::Function { name: traced.function.clone(), offset: 0 }),
+            Some(of) => self.program_function(kind, of, &traced.function, functions),
+        }
+    }
+
+    /// In every loaded program that has it: while its EbpfProgram is updated, in the old revision and in the new.
+    fn program_function(&mut self, kind: Kind, of: &str, function: &str, functions: &dyn Functions) {
+        self.name(kind, None);
+        self.found.follows.insert(self.function.to_owned());
+        match functions.programs_with(self.namespace, of, function) {
+            Err(why) => {
+                let target = format!("{function} of EbpfProgram {of}");
+                self.missing(target.clone(), format!("{target} not found: {why}"));
+            }
+            Ok(programs) => {
+                for program in programs {
+                    let target = Target::ProgramFunction { program, of: of.into(), function: function.into() };
+                    self.hook(kind, kind.row().attach_type, Options::default(), None, target);
+                }
+            }
+        }
     }
 
     fn interfaces(&mut self, kind: Kind, attach_type: u32, options: Options, selector: &Interfaces) {

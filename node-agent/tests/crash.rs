@@ -19,6 +19,7 @@ use skep_kernel::hook::Hook;
 use skep_kernel::seam::{Kernel, LoadOutcome, LoadRequest, Observed, ProgramAt, Remain, Settled, Standing};
 use skep_kernel::{Host, KernelError, bpffs, netns};
 use skep_node_agent::actor::Shared;
+use skep_node_agent::checks::Checks;
 use skep_node_agent::desired::{DesiredProgram, Store};
 use skep_node_agent::discover;
 use skep_node_agent::images::Images;
@@ -89,8 +90,21 @@ impl Kernel for Mortal {
     fn attach(&self, uid: &str, link: &str, hook: &Hook, program: &ProgramAt) -> Result<(), KernelError> {
         self.between(|host| host.attach(uid, link, hook, program))
     }
-    fn replace(&self, uid: &str, link: &str, hook: &Hook, old: u32, program: &ProgramAt) -> Result<(), KernelError> {
+    fn replace(
+        &self,
+        uid: &str,
+        link: &str,
+        hook: &Hook,
+        old: u32,
+        program: &ProgramAt,
+    ) -> Result<Option<Duration>, KernelError> {
         self.between(|host| host.replace(uid, link, hook, old, program))
+    }
+    fn has_changed(&self, uid: &str, seen: &Observed) -> Result<bool, KernelError> {
+        self.host.has_changed(uid, seen)
+    }
+    fn programs_with(&self, uid: &str, function: &str) -> Result<Vec<u32>, KernelError> {
+        self.host.programs_with(uid, function)
     }
     fn standing(&self, hook: &Hook, link_id: u32) -> Result<Standing, KernelError> {
         self.between(|host| host.standing(hook, link_id))
@@ -143,7 +157,6 @@ fn bring_about(job: &Job) -> u32 {
     let cache = Cache::open(&place.state.join("images")).unwrap();
     let view = Arc::new(discover::view(&place.netns, Some(&BTreeMap::new())));
     let (_kept, view) = watch::channel(view);
-    let (_checking, checks) = watch::channel(0);
     let (_resyncing, resyncs) = watch::channel(0);
     let places = Arc::new(Semaphore::new(4));
     let shared = Arc::new(Shared {
@@ -155,7 +168,7 @@ fn bring_about(job: &Job) -> u32 {
         view,
         places,
         watches: Watches::default(),
-        checks,
+        checks: Checks::default(),
         resyncs,
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();

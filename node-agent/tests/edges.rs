@@ -129,7 +129,7 @@ async fn a_program_waits_for_its_neighbour_and_stands_beside_it() {
     let circular = tcx("guard", &image, &after.replace("guard", "count"));
     node.write("guard.yaml", &circular);
     let refused = node.until("guard", |r| r.state() == State::Failed).await;
-    assert!(refused.message.contains("position: guard, count, guard"), "{}", refused.message);
+    assert!(refused.message.contains("programs in a circle: guard, count, guard"), "{}", refused.message);
     assert_eq!(order(&node), [id(&back), id(&moved)], "and what ran runs on");
     for name in ["guard", "count"] {
         node.delete(&format!("{name}.yaml"));

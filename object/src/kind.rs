@@ -20,6 +20,7 @@ pub enum Kind {
     Kretprobe,
     Fentry,
     Fexit,
+    Freplace,
 }
 
 /// How a new revision takes an old one's place on a hook.
@@ -32,6 +33,9 @@ pub enum UpdateWay {
     /// As `Beside`, but the kernel takes one program per place, so that the new one is attached next to the old one's:
     /// two places alternate.
     BesideNeighbour,
+    /// The kernel takes one program per place, and has no other way: the old one goes before the new one comes, and what
+    /// happens in between is missed.
+    Gap,
 }
 
 /// What an attach point is.
@@ -42,7 +46,7 @@ pub enum TargetClass {
     NetworkNamespace,
     /// A tracepoint: `category/name`, or a name alone.
     Event,
-    /// A kernel function, with an offset for kprobes.
+    /// A kernel function, with an offset for kprobes; or a function of another program.
     Function,
     /// A file and an offset in it.
     Binary,
@@ -55,7 +59,7 @@ pub enum LoadTime {
     Nothing,
     /// `expected_attach_type`: the hook's attach type.
     AttachType,
-    /// `attach_btf_id`: the BTF id of the named function.
+    /// `attach_btf_id`: the BTF id of the named function, of the kernel or of another program.
     BtfFunction,
     /// `attach_btf_id`: the BTF id of the typedef `btf_trace_<name>`.
     BtfTracepoint,
@@ -102,6 +106,7 @@ mod program {
     pub const RAW_TRACEPOINT: u32 = 17;
     pub const CGROUP_SOCK_ADDR: u32 = 18;
     pub const TRACING: u32 = 26;
+    pub const EXT: u32 = 28;
     pub const SK_LOOKUP: u32 = 30;
     pub const NETFILTER: u32 = 32;
 }
@@ -123,7 +128,7 @@ pub mod attach {
 
 /// The table.
 #[rustfmt::skip] // one row, one line
-pub static KINDS: [Row; 16] = [
+pub static KINDS: [Row; 17] = [
     row(Kind::Xdp, "xdp", &["xdp", "xdp.frags"], program::XDP, attach::XDP, LoadTime::AttachType, TargetClass::Interface, UpdateWay::Swap, FLOOR),
     row(Kind::Tcx, "tcx", &["tcx", "tc", "classifier"], program::SCHED_CLS, 0, LoadTime::Nothing, TargetClass::Interface, UpdateWay::Swap, Release(6, 6)),
     row(Kind::Tc, "tc", &["tc", "classifier", "tcx"], program::SCHED_CLS, 0, LoadTime::Nothing, TargetClass::Interface, UpdateWay::Swap, FLOOR),
@@ -140,6 +145,7 @@ pub static KINDS: [Row; 16] = [
     row(Kind::Kretprobe, "kretprobe", &["kretprobe"], program::KPROBE, attach::PERF_EVENT, LoadTime::Nothing, TargetClass::Function, UpdateWay::Beside, FLOOR),
     row(Kind::Fentry, "fentry", &["fentry", "fentry.s"], program::TRACING, attach::TRACE_FENTRY, LoadTime::BtfFunction, TargetClass::Function, UpdateWay::Beside, FLOOR),
     row(Kind::Fexit, "fexit", &["fexit", "fexit.s"], program::TRACING, attach::TRACE_FEXIT, LoadTime::BtfFunction, TargetClass::Function, UpdateWay::Beside, FLOOR),
+    row(Kind::Freplace, "freplace", &["freplace"], program::EXT, 0, LoadTime::BtfFunction, TargetClass::Function, UpdateWay::Gap, FLOOR),
 ];
 
 #[allow(clippy::too_many_arguments)] // a table's row has as many columns as the table
@@ -239,6 +245,11 @@ pub enum AttachTo {
     Nothing,
     Function(String),
     Tracepoint(String),
+    /// A function of the program with that id.
+    ProgramFunction {
+        program: u32,
+        function: String,
+    },
 }
 
 impl LoadAttributes {
@@ -279,6 +290,7 @@ impl LoadAttributes {
             AttachTo::Nothing => String::new(),
             AttachTo::Function(name) => format!("func:{name}"),
             AttachTo::Tracepoint(name) => format!("tp:{name}"),
+            AttachTo::ProgramFunction { program, function } => format!("prog:{program}:{function}"),
         };
         let gate = self.gate.as_deref().unwrap_or("");
         // Nothing is added where there are no copies: names of pins stay over versions.

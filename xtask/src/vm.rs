@@ -1,9 +1,10 @@
-//! Other kernels under QEMU: the kernel crate's tests, in a machine that boots from an initramfs and has nothing else.
+//! Other kernels under QEMU: the kernel crate's tests, and those of the agent that only these kernels can run, in a
+//! machine that boots from an initramfs and has nothing else.
 
 mod initramfs;
 mod kernels;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -34,7 +35,7 @@ pub fn run(kernel: &Kernel, filter: Option<&str>) -> Result<String> {
         initramfs::write(&image, &files, &tests, &objects, &arguments(kernel, filter))
     })?;
     let log = work.join("console.log");
-    step::step(&format!("kernel tests on {}", files.release), |_| boot(&files.vmlinuz, &image, &log))?;
+    step::step(&format!("tests on {}", files.release), |_| boot(&files.vmlinuz, &image, &log))?;
     std::fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))
 }
 
@@ -44,19 +45,35 @@ fn arguments(kernel: &Kernel, filter: Option<&str>) -> String {
     filter.map(str::to_owned).into_iter().chain(skip).collect::<Vec<_>>().join(" ")
 }
 
-/// The kernel crate's tests as one static binary.
-fn build_tests() -> Result<std::path::PathBuf> {
+/// The programs of a machine, all static.
+struct Tests {
+    /// The kernel crate's.
+    kernel: PathBuf,
+    /// Those of the agent, and the agent.
+    agent: PathBuf,
+    skep_agent: PathBuf,
+}
+
+fn build_tests() -> Result<Tests> {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(repo::root());
-    cargo.args(["test", "--package", "skep-kernel", "--test", "kernel", "--no-run", "--message-format=json"]);
+    cargo.args(["test", "--package", "skep-kernel", "--test", "kernel", "--package", "skep-node-agent"]);
+    cargo.args(["--test", "functions", "--no-run", "--message-format=json"]);
     cargo.args(["--target", "x86_64-unknown-linux-gnu"]).env("RUSTFLAGS", "-C target-feature=+crt-static");
-    let messages = step::step("static kernel tests", |_| step::ask(&mut cargo))?;
-    let mut binaries = messages.lines().filter_map(|line| {
-        let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        let is_test = message["target"]["name"] == "kernel" && message["profile"]["test"] == true;
-        message["executable"].as_str().filter(|_| is_test).map(std::path::PathBuf::from)
-    });
-    binaries.next().context("cargo did not say where the kernel tests are")
+    let messages = step::step("static tests", |_| step::ask(&mut cargo))?;
+    let binary = |name: &str, is_test: bool| {
+        let mut binaries = messages.lines().filter_map(|line| {
+            let message: serde_json::Value = serde_json::from_str(line).ok()?;
+            let is_it = message["target"]["name"] == name && message["profile"]["test"] == is_test;
+            message["executable"].as_str().filter(|_| is_it).map(PathBuf::from)
+        });
+        binaries.next().with_context(|| format!("cargo did not say where {name} is"))
+    };
+    Ok(Tests {
+        kernel: binary("kernel", true)?,
+        agent: binary("functions", true)?,
+        skep_agent: binary("skep-agent", false)?,
+    })
 }
 
 /// What the tests would compile for themselves: there is no clang in the machine.

@@ -57,6 +57,7 @@ impl Adder {
                 func_info: &[],
                 line_info: &[],
                 attach_btf_id: 0,
+                attach_to: None,
             };
             programs.push(load.run().map_err(|refused| KernelError::refused_load("skep_add", refused))?);
         }

@@ -19,6 +19,8 @@ pub enum LinkTarget<'a> {
     Ordered(u32, Option<Beside<'a>>),
     /// The calling thread's network namespace.
     Netfilter(NetfilterAt),
+    /// A function of a program, by its BTF id there.
+    Function(BorrowedFd<'a>, u32),
     /// The program was loaded for its target; nothing more to say.
     Loaded,
 }
@@ -75,6 +77,10 @@ pub fn create(program: BorrowedFd<'_>, target: LinkTarget<'_>, attach_type: u32,
         LinkTarget::Netfilter(at) => {
             let priority = at.priority.cast_unsigned();
             attr.extra = [at.family, at.hook, priority, if at.defragment { DEFRAGMENT } else { 0 }];
+        }
+        LinkTarget::Function(target, btf_id) => {
+            attr.target = raw(target);
+            attr.extra[0] = btf_id;
         }
         LinkTarget::Loaded => {}
     }

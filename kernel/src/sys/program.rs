@@ -27,8 +27,10 @@ pub struct Load<'a> {
     pub btf: Option<BorrowedFd<'a>>,
     pub func_info: &'a [[u32; 2]],
     pub line_info: &'a [[u32; 4]],
-    /// A BTF id of vmlinux; 0: none.
+    /// A BTF id of vmlinux, or of the program to attach to; 0: none.
     pub attach_btf_id: u32,
+    /// The program to attach to.
+    pub attach_to: Option<BorrowedFd<'a>>,
 }
 
 /// A refused load.
@@ -72,6 +74,7 @@ impl Load<'_> {
             name: kernel_name(self.name),
             expected_attach_type: self.expected_attach_type,
             attach_btf_id: self.attach_btf_id,
+            attach_fd: self.attach_to.map_or(0, raw),
             ..ProgLoad::default()
         };
         if let Some(btf) = self.btf {
@@ -118,6 +121,19 @@ struct Raw {
     map_count: u32,
     map_ids: u64,
     name: [u8; 16],
+    ifindex: u32,
+    flags: u32,
+    netns_dev: u64,
+    netns_ino: u64,
+    jited_symbol_count: u32,
+    jited_length_count: u32,
+    jited_symbols: u64,
+    jited_lengths: u64,
+    btf_id: u32,
+    func_info_size: u32,
+    func_info: u64,
+    func_info_count: u32,
+    line_info_count: u32,
 }
 
 /// What the kernel says of the program.
@@ -137,6 +153,32 @@ pub fn map_ids(fd: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     info_by_fd(fd, &mut r)?;
     ids.truncate(r.map_count as usize);
     Ok(ids)
+}
+
+/// The BTF that a program was loaded with, and in it the ids of its functions; `None` if it was loaded without.
+pub fn functions(fd: BorrowedFd<'_>) -> io::Result<Option<(u32, Vec<u32>)>> {
+    /// struct bpf_func_info.
+    #[repr(C)]
+    #[derive(Clone, Copy, Default)]
+    struct FuncInfo {
+        offset: u32,
+        type_id: u32,
+    }
+    let mut r = Raw::default();
+    info_by_fd(fd, &mut r)?;
+    if r.btf_id == 0 {
+        return Ok(None);
+    }
+    let mut all = vec![FuncInfo::default(); r.func_info_count as usize];
+    let mut r = Raw {
+        func_info_size: size_of::<FuncInfo>() as u32,
+        func_info: all.as_mut_ptr() as u64,
+        func_info_count: r.func_info_count,
+        ..Raw::default()
+    };
+    info_by_fd(fd, &mut r)?;
+    all.truncate(r.func_info_count as usize);
+    Ok(Some((r.btf_id, all.into_iter().map(|info| info.type_id).collect())))
 }
 
 /// Opens a program by id.

@@ -1,6 +1,7 @@
 mod drift;
 mod fires;
 mod fixture;
+mod functions;
 mod kept;
 mod lifecycle;
 mod loading;

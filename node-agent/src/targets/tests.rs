@@ -60,7 +60,12 @@ fn node() -> NodeView {
 
 fn found(attach: Value, view: &NodeView) -> Targets {
     let spec = json!({"image": {"reference": "x"}, "programs": [{"name": "f", "attach": [attach]}]});
-    targets(&serde_json::from_value(spec).unwrap(), "default", view, &NoBinaries)
+    targets(
+        &serde_json::from_value(spec).unwrap(),
+        "default",
+        view,
+        Lookup { binaries: &NoBinaries, functions: &Guard },
+    )
 }
 
 fn names(targets: &Targets) -> Vec<String> {
@@ -127,7 +132,7 @@ fn probed(symbol: &str, pids: &[u32]) -> Targets {
     let view = NodeView { pods: pods.collect(), ..node() };
     let attach = json!({"uprobe": {"binary": "/bin/app", "symbol": symbol, "pods": {"selector": {"matchLabels": {"app": "web"}}}}});
     let spec = json!({"image": {"reference": "x"}, "programs": [{"name": "f", "attach": [attach]}]});
-    targets(&serde_json::from_value(spec).unwrap(), "default", &view, &Some10)
+    targets(&serde_json::from_value(spec).unwrap(), "default", &view, Lookup { binaries: &Some10, functions: &Guard })
 }
 
 #[test]
@@ -158,4 +163,35 @@ fn a_probe_of_the_nodes_own_files_needs_the_nodes_root() {
     assert_eq!(found(entry.clone(), &node()).missing[0].message, "the node's root cannot be looked into");
     let seen = NodeView { root: Some("/proc/1/root".into()), ..node() };
     assert_eq!(found(entry, &seen).missing[0].message, "no /bin/app");
+}
+
+/// The EbpfProgram `guard` of the namespace `default` has the function `check` in two programs.
+struct Guard;
+
+impl Functions for Guard {
+    fn programs_with(&self, namespace: &str, ebpf_program: &str, function: &str) -> Result<Vec<u32>, String> {
+        match (namespace, ebpf_program, function) {
+            ("default", "guard", "check") => Ok(vec![7, 9]),
+            _ => Err("nobody has it".into()),
+        }
+    }
+}
+
+#[test]
+fn a_function_of_another_program_is_a_target_in_each_of_its_programs() {
+    for attach in [
+        json!({"fentry": {"ebpfProgram": "guard", "function": "check"}}),
+        json!({"fexit": {"ebpfProgram": "guard", "function": "check"}}),
+        json!({"freplace": {"ebpfProgram": "guard", "function": "check"}}),
+    ] {
+        let found = found(attach, &node());
+        assert_eq!(names(&found), ["check of EbpfProgram guard", "check of EbpfProgram guard"]);
+        let attributes = |at: usize| found.hooks[at].hook.load_attributes("fentry/check");
+        assert_ne!(attributes(0), attributes(1), "each needs a program of its own");
+        assert_ne!(found.hooks[0].hook.link_name("f"), found.hooks[1].hook.link_name("f"));
+        assert!(found.follows.contains("f"));
+    }
+    let none = found(json!({"freplace": {"ebpfProgram": "guard", "function": "chekc"}}), &node());
+    assert_eq!(none.missing[0].message, "chekc of EbpfProgram guard not found: nobody has it");
+    assert!(found(json!({"fentry": {"function": "tcp_connect"}}), &node()).follows.is_empty());
 }

@@ -1,4 +1,4 @@
-//! The file system of a test machine: busybox, `ip` and `tc` with their libraries, some modules, the tests.
+//! The file system of a test machine: busybox, `ip`, `tc` and a registry with their libraries, some modules, the tests.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -7,13 +7,14 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use super::Tests;
 use super::kernels::{Files, name};
 use crate::{repo, step};
 
 /// Links and queueing that tests use, and that Debian builds as modules.
 const MODULES: [&str; 4] = ["veth", "cls_bpf", "act_bpf", "sch_ingress"];
 
-pub fn write(image: &Path, files: &Files, tests: &Path, objects: &Path, arguments: &str) -> Result<()> {
+pub fn write(image: &Path, files: &Files, tests: &Tests, objects: &Path, arguments: &str) -> Result<()> {
     let root = tempfile::tempdir()?;
     let at = |path: &str| root.path().join(path);
     for dir in ["bin", "sbin", "proc", "sys", "dev", "tmp", "run", "root", "etc", "modules", "var"] {
@@ -21,10 +22,13 @@ pub fn write(image: &Path, files: &Files, tests: &Path, objects: &Path, argument
     }
     symlink("/run", at("var/run"))?;
     busybox(&at("bin"))?;
-    for program in ["ip", "tc"] {
+    for program in ["ip", "tc", "docker-registry"] {
         with_libraries(root.path(), &repo::find(program).with_context(|| format!("{program} is missing"))?)?;
     }
-    std::fs::copy(tests, at("tests"))?;
+    for (program, name) in [(&tests.kernel, "tests"), (&tests.agent, "agent-tests"), (&tests.skep_agent, "skep-agent")]
+    {
+        std::fs::copy(program, at(name))?;
+    }
     std::fs::create_dir(at("objects"))?;
     for entry in std::fs::read_dir(objects)? {
         let object = entry?.path();

@@ -32,7 +32,15 @@ pub struct Files {
 impl Kernel {
     pub const ALL: [Self; 1] = [Self {
         series: "6.12",
-        must_fire: &["fires::kprobe", "fires::kretprobe", "fires::fentry", "fires::fexit", "updates::kprobe"],
+        must_fire: &[
+            "fires::kprobe",
+            "fires::kretprobe",
+            "fires::fentry",
+            "fires::fexit",
+            "updates::kprobe",
+            "functions::are_replaced",
+            "programs_that_trace",
+        ],
         left_out: &[
             ("updates::xdp_generic_and_tcx", EMULATED),
             ("updates::xdp_native", EMULATED),
