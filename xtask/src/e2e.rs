@@ -233,7 +233,7 @@ fn uninstall(c: &Cluster) -> Result<()> {
         "EbpfPrograms are released",
         "the certificate authority is deleted",
     ] {
-        ensure!(said.lines().any(|said| said.ends_with(line)), "the hook did not say {line:?}: {said}");
+        ensure!(said.contains(line), "the hook did not say {line:?}: {said}");
     }
     ensure!(!said.contains("skep-agent purge"), "the hook names a node that is clean: {said}");
     let left = c.json(&["get", "ebpf", "-A"])?;
@@ -264,7 +264,7 @@ fn uninstall(c: &Cluster) -> Result<()> {
     .with_context(|| leftovers(c, host::Except::Nothing))
 }
 
-/// `helm uninstall`, and what it printed: helm shows the output of hooks among its own messages.
+/// `helm uninstall`, and what it printed: helm shows the output of hooks, in one line, among its own messages.
 fn uninstalled(c: &Cluster) -> Result<String> {
     let output = c.place.helm(&["uninstall", "skep", "--wait", "--timeout", "180s"]).output()?;
     let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
