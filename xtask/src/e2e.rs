@@ -63,13 +63,14 @@ pub struct Cluster {
 
 /// Runs the tests; (passed, failed).
 pub fn run(filter: Option<&str>) -> Result<(u64, u64)> {
+    // First: what does not compile leaves no cluster behind.
+    bpf::build_all()?;
+    build::binaries()?;
     let started = !install::is_up();
     if started {
         cluster::Cluster::Up.run()?;
     }
     let place = Place::test_cluster();
-    bpf::build_all()?;
-    build::binaries()?;
     place.push()?;
     let cluster = Cluster { place, before: host::Snapshot::take()? };
     let (mut passed, mut failed) = (0, 0);
