@@ -14,6 +14,8 @@ use crate::{repo, step};
 /// Links and queueing that tests use, and that Debian builds as modules.
 const MODULES: [&str; 4] = ["veth", "cls_bpf", "act_bpf", "sch_ingress"];
 
+const AUTHORITIES: &str = "etc/ssl/certs/ca-certificates.crt";
+
 pub fn write(image: &Path, files: &Files, tests: &Tests, objects: &Path, arguments: &str) -> Result<()> {
     let root = tempfile::tempdir()?;
     let at = |path: &str| root.path().join(path);
@@ -34,6 +36,10 @@ pub fn write(image: &Path, files: &Files, tests: &Tests, objects: &Path, argumen
         let object = entry?.path();
         std::fs::copy(&object, at("objects").join(name(&object)))?;
     }
+    // A client for registries wants authorities to trust, whatever registry it is for.
+    std::fs::create_dir_all(at("etc/ssl/certs"))?;
+    std::fs::copy(Path::new("/").join(AUTHORITIES), at(AUTHORITIES))
+        .with_context(|| format!("/{AUTHORITIES} is missing: run `cargo xtask setup --only vm`"))?;
     std::fs::write(at("arguments"), arguments)?;
     modules(files, &at("modules"))?;
     std::fs::write(at("init"), include_str!("init.sh"))?;
