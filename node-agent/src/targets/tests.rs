@@ -195,3 +195,12 @@ fn a_function_of_another_program_is_a_target_in_each_of_its_programs() {
     assert_eq!(none.missing[0].message, "chekc of EbpfProgram guard not found: nobody has it");
     assert!(found(json!({"fentry": {"function": "tcp_connect"}}), &node()).follows.is_empty());
 }
+
+#[test]
+fn a_node_without_cgroup_v2_says_so() {
+    let entry = json!({"cgroupSkb": {"cgroups": {"path": "/a"}, "direction": "Egress"}});
+    let found = found(entry, &NodeView { cgroup_root: None, ..node() });
+    assert!(found.hooks.is_empty());
+    assert_eq!(found.missing[0].reason, skep_crds::Reason::KernelUnsupported);
+    assert_eq!(found.missing[0].message, "this node has no cgroup v2 hierarchy mounted");
+}
