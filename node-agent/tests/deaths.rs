@@ -1,5 +1,5 @@
-//! The agent dies after every single call to the kernel that changes something, in the middle of an update: files of the
-//! desired store and of the image cache, pins, links, maps. Which calls there are is counted while they are made, so a new
+//! The agent dies after every single call to the kernel that changes something, in the middle of an update, once more
+//! while it mends that, and while it starts: files of the desired store and of the image cache, pins, links, maps. Which calls there are is counted while they are made, so a new
 //! one is covered. Real binary, real kernel. Needs root, on x86-64.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -112,7 +112,7 @@ async fn an_agent_that_dies_after_any_call_goes_on_where_it_was() {
     let texts = [false, true].map(|second| manifest(&references, &node.cgroup(), second));
     node.write("p.yaml", &texts[0]);
     let mut running = node.until("p", |r| r.state() == State::Ready).await.running_revision;
-    let (mut second, mut packets, mut deaths) = (false, 0, 0);
+    let (mut second, mut packets, mut deaths, mut again) = (false, 0, 0, 0);
     let mut after = 1;
     loop {
         // What is counted so far may never be lost.
@@ -126,6 +126,9 @@ async fn an_agent_that_dies_after_any_call_goes_on_where_it_was() {
         reaper.watch(0, 0);
         if died {
             deaths += 1;
+            node.kill();
+            // And once more, where it goes on.
+            again += usize::from(dies_at_start(&mut node, &reaper, 1 + after % 17, &running).await);
             node.kill();
             node.start_agent().await;
         }
@@ -147,12 +150,46 @@ async fn an_agent_that_dies_after_any_call_goes_on_where_it_was() {
         assert_eq!(node.desired_files(), 1);
         assert_eq!(node.hits("p").await, packets, "after {after} calls");
         if !died {
-            println!("died after each of {deaths} calls; an update makes {calls}");
+            println!("died after each of {deaths} calls, and {again} times while it went on; an update makes {calls}");
             break;
         }
         after += 1;
     }
     assert!(deaths > 30, "only {deaths} calls change something");
+    assert!(again > 15, "only {again} deaths while it went on");
+
+    // While it starts and finds everything as it should be.
+    let observe = |node: &Node| {
+        let seen = Host::open(&node.root(), &node.state()).unwrap().observe(&manifests::uid("test", "p")).unwrap();
+        (seen.loads, seen.links, seen.kept)
+    };
+    let before = observe(&node);
+    let mut after = 1;
+    loop {
+        node.kill();
+        let died = dies_at_start(&mut node, &reaper, after, "").await;
+        node.kill();
+        node.start_agent().await;
+        node.until("p", |r| r.state() == State::Ready).await;
+        assert_eq!(observe(&node), before, "after {after} calls");
+        assert_eq!(node.desired_files(), 1);
+        if !died {
+            println!("a start makes {} calls that change something", after - 1);
+            break;
+        }
+        after += 1;
+    }
+    assert!(after > 1, "a start changes nothing, not even its lock");
+}
+
+/// Starts the agent and lets it die at a call; `false` if it lived on until the program runs another revision.
+async fn dies_at_start(node: &mut Node, reaper: &Reaper, after: u64, before: &str) -> bool {
+    node.spawn_agent_stopped();
+    reaper.watch(node.pid(), after);
+    node.go_on();
+    let died = !node.try_connect().await || died_or_settled(node, before).await;
+    reaper.watch(0, 0);
+    died
 }
 
 /// Whether the agent died before the update was through.

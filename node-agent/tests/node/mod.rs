@@ -249,9 +249,28 @@ impl Node {
 
     /// Started, and perhaps not there yet.
     pub fn spawn_agent(&mut self) {
+        self.spawn(&mut Command::new(agent()));
+    }
+
+    /// As `spawn_agent`, but it does nothing before it is told to.
+    pub fn spawn_agent_stopped(&mut self) {
+        let script = "kill -STOP $$; exec \"$0\" \"$@\"";
+        self.spawn(Command::new("sh").args(["-c", script]).arg(agent()));
+        let (status, start) = (format!("/proc/{}/status", self.pid()), Instant::now());
+        while !std::fs::read_to_string(&status).unwrap().contains("State:\tT") {
+            assert!(start.elapsed() < Duration::from_secs(5), "the shell does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    pub fn go_on(&self) {
+        run("kill", &["-CONT", &self.pid().to_string()]);
+    }
+
+    fn spawn(&mut self, command: &mut Command) {
         let path = |name: &str| self.dir.path().join(name);
         let log = std::fs::File::options().create(true).append(true).open(path("agent.log")).unwrap();
-        let child = Command::new(agent())
+        let child = command
             .arg("run")
             .args([Path::new("--manifests"), &path("manifests")])
             .args([Path::new("--state-dir"), &path("state")])
@@ -263,6 +282,22 @@ impl Node {
             .spawn()
             .unwrap();
         self.agent = Some(child);
+    }
+
+    /// Connects; `false` if it died before that.
+    pub async fn try_connect(&mut self) -> bool {
+        let socket = self.dir.path().join("agent.sock");
+        loop {
+            if self.is_dead() {
+                return false;
+            }
+            // What an earlier one left refuses.
+            if let Ok(channel) = skep_proto::client::unix(&socket).await {
+                self.client = Some(InspectorClient::new(channel));
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     pub async fn connect(&mut self) {
