@@ -55,6 +55,13 @@ impl Node {
         step::ask(Command::new("ip").args(["-n", &self.name]).args(args)).map(drop)
     }
 
+    /// Runs a command in the node's network namespace; what it prints.
+    pub fn within(&self, command: &Command) -> Result<String> {
+        let mut inside = Command::new("ip");
+        inside.args(["netns", "exec", &self.name]).arg(command.get_program()).args(command.get_args());
+        step::ask(&mut inside)
+    }
+
     /// Compiles a C source of the repository and pushes it; its reference.
     pub fn push(&self, source: &str, name: &str) -> Result<String> {
         let object = self.path(name).with_extension("o");
