@@ -7,12 +7,49 @@ use serde_json::Value;
 use skep_object::btf::desc::TypeDesc;
 
 use crate::observe::btf_of;
-use crate::sys::map::{Map, MapInfo};
+use crate::sys::map::{MMAPABLE, Map, MapInfo, Mapping, types};
 
 /// Entries asked for at once. A hash returns whole buckets: what does not fit is asked for again with more room.
 const BATCH: u32 = 4096;
 /// Most entries asked for at once.
 const MAX_BATCH: u32 = 1 << 20;
+/// Bytes of a portion.
+pub const PORTION: usize = 1 << 20;
+
+/// How entries are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// From memory.
+    Mapped,
+    /// Many at once, where this kernel can; else key by key.
+    Batches,
+    /// Key by key.
+    Keys,
+    /// The next entry that would be taken out, which stays.
+    Head,
+    Refused(&'static str),
+}
+
+fn way(info: &MapInfo) -> Way {
+    match info.map_type {
+        types::ARRAY if info.flags & MMAPABLE != 0 => Way::Mapped,
+        types::QUEUE | types::STACK => Way::Head,
+        types::RINGBUF | types::USER_RINGBUF | types::PERF_EVENT_ARRAY => {
+            Way::Refused("its records can be read once only, and are read as events")
+        }
+        types::BLOOM_FILTER => Way::Refused("it answers whether a value may be in it, and cannot list them"),
+        types::SOCKMAP | types::SOCKHASH | types::REUSEPORT_SOCKARRAY if info.value_size != 8 => {
+            Way::Refused("the kernel shows the cookies of its sockets only in values of 8 bytes")
+        }
+        types::SK_STORAGE | types::INODE_STORAGE | types::TASK_STORAGE | types::CGRP_STORAGE => {
+            Way::Refused("its entries belong to sockets, inodes, tasks or cgroups; the kernel has no list of them")
+        }
+        types::ARENA => Way::Refused("an arena is memory without entries"),
+        types::XSKMAP => Way::Refused("the kernel does not show its sockets"),
+        types::STRUCT_OPS | types::LPM_TRIE => Way::Keys,
+        _ => Way::Batches,
+    }
+}
 
 /// Facts of a map that are not in its info.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,12 +131,63 @@ impl MapReader {
         self.map.lookup(key)
     }
 
-    /// Reads all entries, in portions of packed keys and values, until `sink` says stop. By batches where the kernel can,
-    /// else key by key.
+    /// Why the entries of such a map cannot be read; `None`: they can.
+    pub fn refusal(&self) -> Option<&'static str> {
+        match way(self.info()) {
+            Way::Refused(why) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// The kernel shows one entry of several: the next that would be taken out.
+    pub fn is_head_only(&self) -> bool {
+        way(self.info()) == Way::Head
+    }
+
+    /// Reads all entries, in portions of packed keys and values, until `sink` says stop, in the fastest way that the
+    /// kernel has for the type. A portion is at most [`PORTION`] bytes long, but for buckets of a hash and for single
+    /// entries that are longer.
     pub fn read(&self, mut sink: impl FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
-        match self.read_batches(&mut sink)? {
-            Progress::Done => Ok(()),
-            Progress::Unsupported => self.read_keys(&mut sink),
+        match way(self.info()) {
+            Way::Mapped => match Mapping::new(&self.map) {
+                Ok(mapping) => Ok(self.read_mapped(&mapping, &mut sink)),
+                // Of a frozen map, or under a security module's rule.
+                Err(_) => self.read_keys(&mut sink),
+            },
+            Way::Batches => match self.read_batches(&mut sink)? {
+                Progress::Done => Ok(()),
+                Progress::Unsupported => self.read_keys(&mut sink),
+            },
+            Way::Keys => self.read_keys(&mut sink),
+            Way::Head => {
+                if let Some(value) = self.map.lookup(&[])? {
+                    sink(&[], &value);
+                }
+                Ok(())
+            }
+            Way::Refused(why) => Err(io::Error::new(io::ErrorKind::Unsupported, why)),
+        }
+    }
+
+    fn read_mapped(&self, mapping: &Mapping, sink: &mut impl FnMut(&[u8], &[u8]) -> bool) {
+        let (size, entries) = (self.info().value_size as usize, self.info().max_entries);
+        let stride = size.next_multiple_of(8);
+        let at_once = (PORTION / (size + 4)).max(1) as u32;
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        for first in (0..entries).step_by(at_once as usize) {
+            let last = first.saturating_add(at_once).min(entries);
+            keys.clear();
+            keys.extend((first..last).flat_map(u32::to_ne_bytes));
+            values.resize((last - first) as usize * size, 0);
+            if size == stride {
+                mapping.copy(first as usize * stride, &mut values);
+            } else {
+                let each = values.chunks_exact_mut(size).zip(first as usize..);
+                each.for_each(|(value, index)| mapping.copy(index * stride, value));
+            }
+            if !sink(&keys, &values) {
+                return;
+            }
         }
     }
 

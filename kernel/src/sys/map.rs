@@ -25,10 +25,24 @@ pub mod types {
     pub const CPUMAP: u32 = 16;
     pub const SOCKHASH: u32 = 18;
     pub const PERCPU_CGROUP_STORAGE: u32 = 21;
+    pub const QUEUE: u32 = 22;
+    pub const STACK: u32 = 23;
+    pub const SK_STORAGE: u32 = 24;
     pub const DEVMAP_HASH: u32 = 25;
+    pub const STRUCT_OPS: u32 = 26;
     pub const RINGBUF: u32 = 27;
+    pub const INODE_STORAGE: u32 = 28;
+    pub const TASK_STORAGE: u32 = 29;
+    pub const BLOOM_FILTER: u32 = 30;
     pub const USER_RINGBUF: u32 = 31;
+    pub const CGRP_STORAGE: u32 = 32;
+    pub const ARENA: u32 = 33;
+    pub const REUSEPORT_SOCKARRAY: u32 = 20;
+    pub const XSKMAP: u32 = 17;
 }
+
+/// BPF_F_MMAPABLE: user space may map the values of an array into its memory.
+pub const MMAPABLE: u32 = 1 << 10;
 
 /// bpftool's names of map types, by number.
 const TYPE_NAMES: [&str; 35] = [
@@ -205,6 +219,11 @@ pub fn freeze(fd: BorrowedFd<'_>) -> io::Result<()> {
     bpf(Command::MapFreeze, &mut OneFd { fd: raw(fd) }).map(drop)
 }
 
+/// Of a map without keys the kernel wants to be given none.
+fn address(key: &[u8]) -> u64 {
+    if key.is_empty() { 0 } else { key.as_ptr() as u64 }
+}
+
 /// An open map with its sizes: keys and values are checked against them.
 #[derive(Debug)]
 pub struct Map {
@@ -246,7 +265,7 @@ impl Map {
         let mut value = vec![0u8; self.value_len];
         let mut attr = MapElement {
             map_fd: raw(self.fd()),
-            key: key.as_ptr() as u64,
+            key: address(key),
             value: value.as_mut_ptr() as u64,
             ..MapElement::default()
         };
@@ -265,7 +284,7 @@ impl Map {
         }
         let mut attr = MapElement {
             map_fd: raw(self.fd()),
-            key: key.as_ptr() as u64,
+            key: address(key),
             value: value.as_ptr() as u64,
             flags,
             ..MapElement::default()
@@ -276,7 +295,7 @@ impl Map {
     /// Removes an entry; false when there was none.
     pub fn delete(&self, key: &[u8]) -> io::Result<bool> {
         self.check(key)?;
-        let mut attr = MapElement { map_fd: raw(self.fd()), key: key.as_ptr() as u64, ..MapElement::default() };
+        let mut attr = MapElement { map_fd: raw(self.fd()), key: address(key), ..MapElement::default() };
         match bpf(Command::MapDelete, &mut attr) {
             Ok(_) => Ok(true),
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
@@ -333,5 +352,46 @@ impl Map {
         values.truncate(count * self.value_len);
         *cursor = Some(next);
         Ok(done)
+    }
+}
+
+/// The values of an array, mapped to be read. Programs write them meanwhile: what is copied out is as new as each of its
+/// words, and no more than that is promised by a lookup either.
+#[derive(Debug)]
+pub struct Mapping {
+    at: *const u8,
+    len: usize,
+}
+
+impl Mapping {
+    /// Only of an array with [`MMAPABLE`]. Values lie eight-byte aligned, one after the other.
+    pub fn new(map: &Map) -> io::Result<Self> {
+        let stride = map.info.value_size.next_multiple_of(8) as usize;
+        // SAFETY: asks for a constant of the system.
+        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+        let len = stride.saturating_mul(map.info.max_entries as usize).next_multiple_of(page);
+        let flags = libc::MAP_SHARED;
+        // SAFETY: a new mapping of a live descriptor, placed by the kernel; nothing of ours is touched.
+        let at =
+            unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, flags, raw(map.fd()).cast_signed(), 0) };
+        if at == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Mapping { at: at.cast::<u8>().cast_const(), len })
+    }
+
+    /// Copies bytes from an offset on; those beyond the end are left as they are.
+    pub fn copy(&self, offset: usize, out: &mut [u8]) {
+        let len = out.len().min(self.len.saturating_sub(offset));
+        // SAFETY: `offset + len` is inside of the mapping, which lives as long as `self`; `out` is memory of our own.
+        // What others write at the same time is bytes without a meaning to the compiler.
+        unsafe { std::ptr::copy_nonoverlapping(self.at.add(offset.min(self.len)), out.as_mut_ptr(), len) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is our own, of that length, and nobody has a reference into it.
+        let _ = unsafe { libc::munmap(self.at.cast_mut().cast(), self.len) };
     }
 }

@@ -1,4 +1,5 @@
 mod drift;
+mod dump;
 mod fires;
 mod fixture;
 mod functions;

@@ -139,8 +139,8 @@ impl Inspector for InspectorService {
         let request = request.into_inner();
         let report = self.report(request.program.as_ref())?;
         let reader = self.open(&report, &request.map).await?;
-        if reader.info().key_size == 0 {
-            let message = format!("a {} has no keys; it cannot be dumped", type_name(reader.info().map_type));
+        if let Some(why) = reader.refusal() {
+            let message = format!("map {}, a {}, cannot be dumped: {why}", request.map, type_name(reader.info().map_type));
             return Err(refuse(Code::FailedPrecondition, Reason::KernelUnsupported, message));
         }
         let (sender, receiver) = mpsc::channel(QUEUE);
@@ -218,14 +218,16 @@ impl Dump {
     /// Packed entries as the kernel gave them; false when there is no more to do.
     fn entries(&mut self, reader: &MapReader, keys: &[u8], values: &[u8]) -> bool {
         let (key_len, value_len) = (reader.info().key_size as usize, reader.entry_len());
-        let mut count = keys.len().checked_div(key_len).unwrap_or(0);
+        let mut count = values.len().checked_div(value_len).unwrap_or(0);
         if self.limit > 0 {
             count = count.min((self.limit - self.count) as usize);
         }
         self.count += count as u64;
         let (keys, values) = (&keys[..count * key_len], &values[..count * value_len]);
         let sent = if self.decode {
-            let entries: Vec<(&[u8], &[u8])> = keys.chunks_exact(key_len).zip(values.chunks_exact(value_len)).collect();
+            // Queues and stacks have no keys.
+            let keyed = values.chunks_exact(value_len).enumerate();
+            let entries: Vec<(&[u8], &[u8])> = keyed.map(|(i, v)| (&keys[i * key_len..(i + 1) * key_len], v)).collect();
             entries.chunks(DECODED).all(|chunk| {
                 let entries = chunk.iter().map(|(k, v)| DecodedEntry {
                     key: Some(from_json(&reader.key.decode(k))),
