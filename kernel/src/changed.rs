@@ -47,7 +47,7 @@ pub fn has_changed(bpffs: &Bpffs, filters: &Filters, uid: &str, seen: &Observed)
     for (name, before) in &seen.links {
         let pinned = sys::open_pin(&bpffs.link(uid, name)).and_then(|fd| link::info(fd.as_fd()));
         let now = match pinned {
-            Ok(info) => ObservedLink { id: info.id, program_id: info.program_id, alive: info.is_alive() },
+            Ok(info) => ObservedLink::from(&info),
             // It has a record instead.
             Err(e) if e.kind() == io::ErrorKind::NotFound => filters.observe(uid, name)?,
             Err(source) => return Err(KernelError::Io { what: format!("reading link {name}"), source }),

@@ -42,8 +42,7 @@ pub fn observe(bpffs: &Bpffs, uid: &str) -> Result<Observed, KernelError> {
         }
         let info = sys::open_pin(&bpffs.link(uid, &name)).and_then(|fd| link::info(fd.as_fd()));
         if let Some(info) = unless_gone(info, || format!("reading link {name}"))? {
-            let alive = info.is_alive();
-            observed.links.insert(name, ObservedLink { id: info.id, program_id: info.program_id, alive });
+            observed.links.insert(name, ObservedLink::from(&info));
         }
     }
     for name in list(&mut observed, bpffs.kept_maps(uid))? {

@@ -17,6 +17,7 @@ use crate::hook::{Hook, program_pin};
 pub use crate::migrate::Settled;
 pub use crate::order::Standing;
 pub use crate::remains::Remain;
+use crate::sys::link::LinkInfo;
 
 /// A function as it is to be loaded.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,6 +128,15 @@ pub struct ObservedLink {
     pub program_id: u32,
     /// Its target is still there.
     pub alive: bool,
+    /// XDP only: the index of its interface, which takes no other.
+    pub interface: Option<u32>,
+}
+
+impl From<&LinkInfo> for ObservedLink {
+    fn from(info: &LinkInfo) -> Self {
+        let (alive, interface) = (info.is_alive(), info.xdp_interface());
+        ObservedLink { id: info.id, program_id: info.program_id, alive, interface }
+    }
 }
 
 /// What can be asked. Every call is idempotent or says what is in its way; all of them block.

@@ -98,11 +98,16 @@ impl Filters {
 
     /// What the kernel shows of a filter.
     pub fn observe(&self, uid: &str, link: &str) -> Result<ObservedLink, KernelError> {
-        let dead = ObservedLink { id: 0, program_id: 0, alive: false };
+        let dead = ObservedLink { id: 0, program_id: 0, alive: false, interface: None };
         let Some(record) = self.read(uid, link) else { return Ok(dead) };
         let found = record.within(|| ours(&record, uid, link)).map_err(failed(format!("reading tc filter {link}")))?;
         let filter = found.flatten();
-        Ok(filter.map_or(dead, |f| ObservedLink { id: f.at.handle, program_id: f.program_id, alive: true }))
+        Ok(filter.map_or(dead, |f| ObservedLink {
+            id: f.at.handle,
+            program_id: f.program_id,
+            alive: true,
+            interface: None,
+        }))
     }
 
     /// Adds a filter.

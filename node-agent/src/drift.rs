@@ -100,13 +100,18 @@ mod tests {
     fn attach(link: &str) -> Action {
         let hook =
             Hook { kind: Kind::Xdp, attach_type: 37, target: interface(2, 1), options: Options::default(), gate: None };
-        Action::Attach { link: link.into(), hook, program: ProgramAt { load: "l".into(), pin: "f".into() } }
+        Action::Attach {
+            link: link.into(),
+            hook,
+            instead_of: None,
+            program: ProgramAt { load: "l".into(), pin: "f".into() },
+        }
     }
 
     #[test]
     fn a_link_that_was_there_is_a_repair_and_a_new_one_is_not() {
         let mut observed = Observed::default();
-        observed.links.insert("a".into(), ObservedLink { id: 1, program_id: 2, alive: true });
+        observed.links.insert("a".into(), ObservedLink { id: 1, program_id: 2, alive: true, interface: None });
         let left = Left::new(None, "r1", &observed, &Outcome::default());
         let plan = [attach("a"), attach("b")];
         let outcome = Outcome { done: 2, ..Outcome::default() };

@@ -5,7 +5,7 @@
 //! target that vanished is none.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use skep_kernel::KernelError;
 use skep_kernel::seam::{Kernel, LoadOutcome, LoadRequest, ProgramAt, Settled};
@@ -52,6 +52,7 @@ pub fn execute(
         gates,
         outcome: Outcome { load, ..Outcome::default() },
         moved: Vec::new(),
+        left: BTreeMap::new(),
         attached: Vec::new(),
         loaded,
     };
@@ -74,6 +75,8 @@ struct Run<'a> {
     outcome: Outcome,
     /// Links that run the new load, to be taken back while nothing of the old is gone.
     moved: Vec<&'a Action>,
+    /// When links were taken away, by name.
+    left: BTreeMap<&'a str, Instant>,
     /// Links that were made, by name.
     attached: Vec<&'a str>,
     loaded: Option<String>,
@@ -110,14 +113,23 @@ impl<'a> Run<'a> {
                 self.moved.push(action);
                 Ok(())
             }
-            Action::Attach { link, hook, program } => {
+            Action::Attach { link, hook, program, instead_of } => {
                 match self.kernel.attach(self.uid, link, hook, program) {
-                    Ok(()) => self.attached.push(link),
+                    Ok(()) => {
+                        self.attached.push(link);
+                        let left = instead_of.as_ref().and_then(|other| self.left.get(other.as_str()));
+                        let gap =
+                            left.map(|left| (format!("{} on {}", hook.kind, hook.target.display()), left.elapsed()));
+                        self.outcome.gaps.extend(gap);
+                    }
                     Err(e) => self.outcome.targets.push((link.clone(), e)),
                 }
                 Ok(())
             }
-            Action::Detach { link } => self.kernel.detach(self.uid, link),
+            Action::Detach { link } => {
+                self.left.insert(link, Instant::now());
+                self.kernel.detach(self.uid, link)
+            }
             Action::Settle { load } => {
                 let keep = self.request.keep.keys().cloned().collect();
                 self.outcome.settled = self.kernel.settle(self.uid, load, &keep)?;

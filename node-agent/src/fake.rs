@@ -333,7 +333,11 @@ impl Kernel for Fake {
                     return Err(taken);
                 }
                 let id = state.id();
-                state.observed.links.insert(link.to_owned(), ObservedLink { id, program_id, alive: true });
+                let interface = match (hook.kind, &hook.target) {
+                    (Kind::Xdp, Target::Interface { ifindex, .. }) => Some(*ifindex),
+                    _ => None,
+                };
+                state.observed.links.insert(link.to_owned(), ObservedLink { id, program_id, alive: true, interface });
                 state.hooks.insert(link.to_owned(), hook.clone());
                 Ok(())
             },

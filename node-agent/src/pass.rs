@@ -160,8 +160,13 @@ async fn bring_about(work: Arc<Work>, fresh: bool) -> Result<Passed, ProgramErro
         }
     }
     let _place = place().await?;
-    let work = work.clone();
-    blocking(move || act(&work, begun)).await?
+    let (acting, led) = (work.clone(), begun.is_some());
+    let passed = blocking(move || act(&acting, begun)).await?;
+    if led && passed.is_err() {
+        // What they followed is gone again.
+        shared.neighbours.changed();
+    }
+    passed
 }
 
 /// A plan, and what it was made from.

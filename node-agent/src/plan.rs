@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use skep_kernel::hook::Hook;
+use skep_kernel::hook::{Hook, Target};
 use skep_kernel::seam::{Observed, ObservedLink, ObservedLoad, ObservedMap, ProgramAt, Variant};
 use skep_object::kind::Kind;
 
@@ -68,6 +68,8 @@ pub enum Action {
         link: String,
         hook: Hook,
         program: ProgramAt,
+        /// A link of ours that leaves the place first, since it fits only one: in between nothing is there.
+        instead_of: Option<String>,
     },
     Detach {
         link: String,
@@ -115,9 +117,14 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
             }
             Some(_) => {
                 dead.push(Action::Detach { link: name.clone() });
-                attach.push(Action::Attach { link: name.clone(), hook: link.hook.clone(), program });
+                attach.push(Action::Attach { link: name.clone(), hook: link.hook.clone(), program, instead_of: None });
             }
-            None => attach.push(Action::Attach { link: name.clone(), hook: link.hook.clone(), program }),
+            None => attach.push(Action::Attach {
+                link: name.clone(),
+                hook: link.hook.clone(),
+                program,
+                instead_of: in_the_way(wanted, observed, &link.hook),
+            }),
         }
     }
     // What the kernel attaches once was on its hook before, or will never be: it is loaded anew.
@@ -164,6 +171,14 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
         actions.push(Action::RemoveLoad { load: load.clone() });
     }
     actions
+}
+
+/// An XDP link that is not wanted, on an interface on which another is.
+fn in_the_way(wanted: &Wanted, observed: &Observed, hook: &Hook) -> Option<String> {
+    let Target::Interface { ifindex, .. } = &hook.target else { return None };
+    let mut unwanted = observed.links.iter().filter(|(name, seen)| seen.alive && !wanted.links.contains_key(*name));
+    let there = unwanted.find(|(_, seen)| hook.kind == Kind::Xdp && seen.interface == Some(*ifindex))?;
+    Some(there.0.clone())
 }
 
 /// Takes a program away that is there already, for a hook to which the kernel attaches a program once.

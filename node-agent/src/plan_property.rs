@@ -267,7 +267,10 @@ const DEFECTS: [(&str, Defect); 13] = [
         plan.into_iter()
             .flat_map(|a| match a {
                 Action::Replace { link, hook, to, .. } => {
-                    vec![Action::Detach { link: link.clone() }, Action::Attach { link, hook, program: to }]
+                    vec![
+                        Action::Detach { link: link.clone() },
+                        Action::Attach { link, hook, program: to, instead_of: None },
+                    ]
                 }
                 other => vec![other],
             })

@@ -294,3 +294,24 @@ async fn what_others_hold_of_a_removed_program_is_waited_for_and_said() {
     assert!(line.contains(&me), "{line}");
     drop(held);
 }
+
+/// The kernel takes one XDP program per interface, and its mode is the link's for good.
+#[tokio::test]
+async fn a_change_of_xdp_mode_says_how_long_the_interface_was_without() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    let text = manifest("counter", &image, json!({"step": 1}));
+    node.write("a.yaml", &text);
+    let before = node.until("counter", |r| r.state() == State::Ready).await;
+    node.packets(3);
+    node.write("a.yaml", &text.replace("names: [lo]}", "names: [lo]}, mode: Generic"));
+    let after = node.until("counter", |r| r.desired_revision != before.desired_revision).await;
+    let after =
+        node.until("counter", |r| r.state() == State::Ready && r.desired_revision == after.desired_revision).await;
+    assert_eq!(after.functions[0].id, before.functions[0].id, "nothing is loaded again");
+    let (_, gap) = after.message.split_once("xdp on lo was empty for ").unwrap_or_else(|| panic!("{}", after.message));
+    println!("a change of mode: {gap}");
+    assert!(gap.contains(" ms while its program was replaced"), "{gap}");
+    node.packets(3);
+    assert_eq!(node.hits("counter").await, 6);
+}

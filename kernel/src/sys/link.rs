@@ -143,6 +143,14 @@ pub enum LinkKind {
 }
 
 impl LinkInfo {
+    /// The interface of an XDP link that is on one.
+    pub fn xdp_interface(&self) -> Option<u32> {
+        match self.kind {
+            LinkKind::Xdp { ifindex } if ifindex != 0 => Some(ifindex),
+            _ => None,
+        }
+    }
+
     /// The target is still there.
     pub fn is_alive(&self) -> bool {
         match self.kind {
