@@ -1,7 +1,8 @@
 //! A map's key and value as columns of a table.
 
 use serde_json::Value;
-use skep_object::btf::desc::{FieldDesc, TypeDesc, TypeKind, hex};
+use skep_object::btf::decode::hex;
+use skep_object::btf::desc::{FieldDesc, TypeDesc, TypeKind};
 
 /// Whether a column is of the key or of the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +113,7 @@ mod tests {
     use serde_json::json;
 
     fn desc(kind: TypeKind, size: u32) -> TypeDesc {
-        TypeDesc { kind, name: String::new(), size }
+        TypeDesc { kind, name: "".into(), size }
     }
     fn uint(size: u32) -> TypeDesc {
         desc(TypeKind::Uint, size)

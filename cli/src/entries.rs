@@ -1,7 +1,7 @@
 //! Entries of a map, out of packed frames.
 
 use serde_json::Value;
-use skep_object::btf::desc::hex;
+use skep_object::btf::decode::hex;
 use skep_proto::v1::RawEntries;
 
 use crate::error::Error;

@@ -79,7 +79,7 @@ mod tests {
     use serde_json::json;
 
     fn desc(kind: TypeKind, size: u32) -> TypeDesc {
-        TypeDesc { kind, name: String::new(), size }
+        TypeDesc { kind, name: "".into(), size }
     }
 
     #[test]

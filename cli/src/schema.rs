@@ -75,7 +75,7 @@ pub fn type_desc(message: &Type) -> Result<TypeDesc, Error> {
             TypeKind::Array { element: Box::new(type_desc(element)?), count: message.count }
         }
     };
-    Ok(TypeDesc { kind, name: message.name.clone(), size })
+    Ok(TypeDesc { kind, name: message.name.as_str().into(), size })
 }
 
 fn fields(messages: &[Field]) -> Result<Vec<FieldDesc>, Error> {

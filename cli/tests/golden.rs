@@ -148,7 +148,7 @@ fn why_is_one_page() {
 }
 
 fn desc(kind: TypeKind, size: u32) -> TypeDesc {
-    TypeDesc { kind, name: String::new(), size }
+    TypeDesc { kind, name: "".into(), size }
 }
 
 fn field(name: &str, desc: TypeDesc, byte: u32) -> FieldDesc {

@@ -21,11 +21,8 @@ pub mod map;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde_json::Value;
-
-use crate::btf::desc::TypeDesc;
+use crate::btf::Btf;
 use crate::btf::ext::BtfExt;
-use crate::btf::{Btf, Kind as BtfKind};
 use crate::core::TargetBtf;
 use crate::elf::{Elf, INSN};
 pub use crate::error::ObjectError;
@@ -231,60 +228,5 @@ impl Object {
             }
         }
         Ok(())
-    }
-
-    /// Sets global variables: the returned definitions replace [`Object::maps`].
-    pub fn with_globals<'v>(
-        &self,
-        values: impl IntoIterator<Item = (&'v String, &'v Value)>,
-    ) -> Result<Vec<MapDef>, ObjectError> {
-        let mut maps = self.maps.clone();
-        for (name, value) in values {
-            let invalid = |reason: String| ObjectError::GlobalInvalid { name: name.clone(), reason };
-            let Some(btf) = &self.btf else {
-                return Err(invalid(
-                    "the object has no type information; build it with -g (Rust: debuginfo=2, --btf)".into(),
-                ));
-            };
-            let symbol = self.elf.symbols.iter().find(|s| {
-                s.is_object()
-                    && s.name == *name
-                    && s.section.is_some_and(|i| map::is_data_section(&self.elf.sections[i].name))
-            });
-            let Some((symbol, section)) = symbol.and_then(|s| Some((s, s.section?))) else {
-                let known = self.global_names().join(", ");
-                let known = if known.is_empty() { "none".to_owned() } else { known };
-                return Err(invalid(format!("the object has no such global variable; it has {known}")));
-            };
-            let var = self
-                .variable(btf, section, name)
-                .ok_or_else(|| invalid("its type is not in the object's BTF".into()))?;
-            let desc = TypeDesc::of(btf, btf.target(var));
-            let bytes = globals::encode(&desc, value).map_err(invalid)?;
-            let map = maps.iter_mut().find(|m| m.section == section && m.data.is_some());
-            let slot = map.and_then(|m| m.data.as_mut()).and_then(|d| {
-                let at = symbol.value as usize;
-                d.bytes.get_mut(at..at + bytes.len()).filter(|_| bytes.len() as u64 == symbol.size)
-            });
-            slot.ok_or_else(|| invalid(format!("its type has {} bytes, its symbol {}", bytes.len(), symbol.size)))?
-                .copy_from_slice(&bytes);
-        }
-        Ok(maps)
-    }
-
-    fn variable(&self, btf: &Btf, section: usize, name: &str) -> Option<u32> {
-        let datasec = btf.find(&self.elf.sections[section].name, BtfKind::Datasec)?;
-        btf.section_vars(datasec).into_iter().map(|v| v.type_id).find(|id| btf.name(*id) == name)
-    }
-
-    fn global_names(&self) -> Vec<&str> {
-        let Some(btf) = &self.btf else { return Vec::new() };
-        self.maps
-            .iter()
-            .filter(|m| m.data.is_some())
-            .filter_map(|m| btf.find(&m.name, BtfKind::Datasec))
-            .flat_map(|d| btf.section_vars(d))
-            .map(|v| btf.name(v.type_id))
-            .collect()
     }
 }

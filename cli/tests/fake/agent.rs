@@ -132,7 +132,7 @@ impl Inspector for Service {
     async fn dump_map(&self, request: Request<DumpMapRequest>) -> Result<Response<Self::DumpMapStream>, Status> {
         self.check(&request)?;
         let uint = |size| {
-            let desc = TypeDesc { kind: TypeKind::Uint, name: String::new(), size };
+            let desc = TypeDesc { kind: TypeKind::Uint, name: "".into(), size };
             Some(skep_node_agent::grpc::frames::type_message(&desc))
         };
         let schema = MapSchema { map: Some(map()), key: uint(4), value: uint(8), values_per_entry: 1, value_stride: 8 };

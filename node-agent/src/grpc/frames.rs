@@ -5,7 +5,7 @@ use skep_proto::v1::{EnumValue, Field, Type, r#type::Kind};
 
 /// A type's description as a message.
 pub fn type_message(desc: &TypeDesc) -> Type {
-    let mut message = Type { name: desc.name.clone(), size: desc.size, ..Type::default() };
+    let mut message = Type { name: desc.name.to_string(), size: desc.size, ..Type::default() };
     let kind = match &desc.kind {
         TypeKind::Uint => Kind::Uint,
         TypeKind::Int => Kind::Int,

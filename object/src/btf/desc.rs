@@ -1,22 +1,43 @@
 //! Types described for decoding: what travels ahead of raw map contents, so that any client can read them.
+//!
+//! **Guarantees.** A description is bounded in depth, nodes and text, and so is what decoding by it makes of a value,
+//! whatever BTF it came from. What lies beyond the bounds is shown as bytes.
 
-use serde_json::{Map, Number, Value};
+use std::fmt;
+use std::ops::Deref;
 
-use super::{Btf, Kind};
+use super::format::{Format, Tags};
+use super::{Btf, Kind, Member};
 
-/// How deep types are followed; deeper parts are shown as bytes.
+/// How deep types are followed.
 const MAX_DEPTH: u32 = 32;
-/// Most nodes in one description; further parts are shown as bytes.
+/// Most types in one description.
 const MAX_NODES: u32 = 4096;
+/// Most bytes of names in one description, with `PART` for each member and enum value.
+const MAX_TEXT: usize = 1 << 20;
+const PART: usize = 16;
+/// Members of unions lie over each other: each shows the same bytes again. So often may a value's bytes be shown, or
+/// this many in all.
+const MAX_SHOWN: (u64, u64) = (16, 1 << 16);
 
 /// A type, described well enough to decode a value's bytes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TypeDesc {
     pub kind: TypeKind,
-    /// The type's own name, through typedefs; empty when it has none.
-    pub name: String,
+    /// The type's own name, the outermost of its typedefs; empty when it has none.
+    pub name: TypeName,
     /// Bytes.
     pub size: u32,
+}
+
+/// What a type is called, and what names and tags say about how its values are shown.
+///
+/// Names are equal when their texts are: a tag that is added to a type does not make it another type, so that a kept
+/// map keeps its contents.
+#[derive(Clone, Debug, Default)]
+pub struct TypeName {
+    text: String,
+    pub format: Format,
 }
 
 /// What the bytes mean. All integers are little-endian.
@@ -36,6 +57,7 @@ pub enum TypeKind {
     Union(Vec<FieldDesc>),
     Array {
         element: Box<TypeDesc>,
+        /// 0 for a flexible array member: as many as there is room for.
         count: u32,
     },
     /// Known size, unknown meaning.
@@ -53,195 +75,220 @@ pub struct FieldDesc {
     pub bit_size: u32,
 }
 
+impl TypeName {
+    /// The same name, shown in another way.
+    pub fn shown_as(self, format: Format) -> Self {
+        TypeName { format, ..self }
+    }
+}
+
+impl<T: Into<String>> From<T> for TypeName {
+    fn from(text: T) -> Self {
+        TypeName { text: text.into(), format: Format::Plain }
+    }
+}
+
+impl Deref for TypeName {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for TypeName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl PartialEq for TypeName {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl PartialEq<TypeName> for &str {
+    fn eq(&self, other: &TypeName) -> bool {
+        *self == other.text
+    }
+}
+
 impl TypeDesc {
     /// `size` bytes of unknown meaning.
     pub fn bytes(size: u32) -> Self {
-        TypeDesc { kind: TypeKind::Bytes, name: String::new(), size }
+        TypeDesc { kind: TypeKind::Bytes, name: TypeName::default(), size }
     }
 
-    /// Describes a type of `btf`.
+    /// Describes a type, or the type of a variable, of `btf`.
     pub fn of(btf: &Btf, id: u32) -> Self {
-        let mut nodes = MAX_NODES;
-        describe(btf, id, 0, &mut nodes)
+        let mut describer = Describer { btf, tags: Tags::of(btf), nodes: MAX_NODES, text: MAX_TEXT };
+        describer.describe(id, 0).bounded()
     }
 
-    /// Decodes one value. Bytes that are missing are taken as absent: the result is then `null` at that place.
-    ///
-    /// Integers, enums without a matching name and bit fields become numbers; enums their value's name; pointers
-    /// `"0x…"`; arrays of `char` strings up to the first NUL (escaped where they are not UTF-8); structs and unions
-    /// objects; unknown bytes a hex string. Padding never appears.
-    pub fn decode(&self, bytes: &[u8]) -> Value {
-        let Some(bytes) = bytes.get(..self.size as usize) else { return Value::Null };
+    /// Itself, or bytes where decoding would make far more of a value than it has bytes.
+    pub fn bounded(self) -> Self {
+        let (times, in_all) = MAX_SHOWN;
+        let most = u64::from(self.size).saturating_mul(times).max(in_all);
+        // Every byte of an array is shown, however large it is; what is shown more than once is in unions.
+        if self.shown() > most { TypeDesc::bytes(self.size) } else { self }
+    }
+
+    /// Members that are shown one by one; `None` where the whole is shown as one text, and for what has none.
+    pub fn members(&self) -> Option<&[FieldDesc]> {
         match &self.kind {
-            TypeKind::Uint => unsigned(bytes),
-            TypeKind::Int => signed(bytes),
-            TypeKind::Bool => Value::Bool(bytes.iter().any(|b| *b != 0)),
-            TypeKind::Char => Value::from(bytes.first().copied().unwrap_or(0)),
-            TypeKind::Float => float(bytes),
-            TypeKind::Pointer => Value::from(format!("{:#x}", le_u64(bytes))),
-            TypeKind::Enum { signed: is_signed, values } => {
-                let v = if *is_signed { sign_extend(le_u64(bytes), self.size * 8) } else { le_u64(bytes) as i64 };
-                match values.iter().find(|(_, value)| *value == v) {
-                    Some((name, _)) => Value::from(name.as_str()),
-                    None => Value::from(v),
+            TypeKind::Struct(fields) | TypeKind::Union(fields) if self.name.format == Format::Plain => Some(fields),
+            _ => None,
+        }
+    }
+
+    /// A byte as integers go: neither text nor a truth value.
+    pub(super) fn is_byte(&self) -> bool {
+        self.size == 1 && matches!(self.kind, TypeKind::Uint | TypeKind::Int)
+    }
+
+    /// Bytes that decoding shows, each as often as it is shown.
+    fn shown(&self) -> u64 {
+        match &self.kind {
+            TypeKind::Struct(fields) | TypeKind::Union(fields) => {
+                let field = |f: &FieldDesc| if f.bit_size > 0 { 1 } else { f.desc.shown() };
+                fields.iter().fold(1, |sum: u64, f| sum.saturating_add(field(f)))
+            }
+            TypeKind::Array { element, count } if element.size > 0 => {
+                u64::from(*count).saturating_mul(element.shown()).saturating_add(1)
+            }
+            TypeKind::Array { .. } => 1,
+            _ => u64::from(self.size).max(1),
+        }
+    }
+
+    /// Shows the value in another way, or its elements if it is a list; false where neither can be.
+    fn show_as(&mut self, format: Format) -> bool {
+        if let TypeKind::Array { element, .. } = &mut self.kind
+            && element.show_as(format)
+        {
+            return true;
+        }
+        let fits = format.fits(self);
+        if fits {
+            self.name.format = format;
+        }
+        fits
+    }
+}
+
+struct Describer<'a> {
+    btf: &'a Btf,
+    tags: Tags,
+    /// What is left of the bounds.
+    nodes: u32,
+    text: usize,
+}
+
+impl Describer<'_> {
+    fn describe(&mut self, id: u32, depth: u32) -> TypeDesc {
+        let (resolved, name, formats) = self.unwrap(id);
+        let size = self.btf.size(resolved).and_then(|s| u32::try_from(s).ok()).unwrap_or(0);
+        if depth > MAX_DEPTH || self.nodes == 0 || !self.charge([name.as_str()]) {
+            return TypeDesc::bytes(size);
+        }
+        self.nodes -= 1;
+        let mut desc = TypeDesc { kind: self.kind(resolved, depth), name: name.into(), size };
+        let _shown = formats.into_iter().any(|format| desc.show_as(format));
+        desc
+    }
+
+    /// The type behind typedefs and qualifiers, its outermost name, and how names and tags on the way want it shown.
+    fn unwrap(&self, mut id: u32) -> (u32, String, Vec<Format>) {
+        let (mut name, mut formats) = ("", Vec::new());
+        for _ in 0..64 {
+            let kind = self.btf.kind(id);
+            formats.extend(self.tags.of_type(id));
+            match kind {
+                // Their names are not the type's.
+                Kind::TypeTag | Kind::Var => {}
+                _ => {
+                    let own = self.btf.name(id);
+                    formats.extend(Format::of_name(kind, own));
+                    name = if name.is_empty() { own } else { name };
                 }
             }
-            TypeKind::Struct(fields) | TypeKind::Union(fields) => {
-                let mut object = Map::new();
-                decode_fields(fields, bytes, &mut object);
-                Value::Object(object)
+            match kind {
+                Kind::Typedef | Kind::Volatile | Kind::Const | Kind::Restrict | Kind::TypeTag | Kind::Var => {
+                    id = self.btf.target(id)
+                }
+                _ => return (id, name.to_owned(), formats),
             }
-            TypeKind::Array { element, count } => decode_array(element, *count, bytes),
-            TypeKind::Bytes => Value::from(hex(bytes)),
         }
+        (0, name.to_owned(), Vec::new())
     }
-}
 
-fn describe(btf: &Btf, id: u32, depth: u32, nodes: &mut u32) -> TypeDesc {
-    let resolved = btf.resolve(id);
-    let size = btf.size(resolved).and_then(|s| u32::try_from(s).ok()).unwrap_or(0);
-    if depth > MAX_DEPTH || *nodes == 0 {
-        return TypeDesc::bytes(size);
-    }
-    *nodes -= 1;
-    let kind = match btf.kind(resolved) {
-        Kind::Int => match btf.int_encoding(resolved) {
-            (_, _, true, _) => TypeKind::Bool,
-            // clang encodes `char` as a signed 8-bit integer of that name.
-            (_, is_char, _, _) if is_char || btf.name(resolved) == "char" => TypeKind::Char,
-            (true, ..) => TypeKind::Int,
-            _ => TypeKind::Uint,
-        },
-        Kind::Float => TypeKind::Float,
-        Kind::Ptr => TypeKind::Pointer,
-        Kind::Enum | Kind::Enum64 => {
-            let (values, signed) = btf.enum_values(resolved);
-            TypeKind::Enum { signed, values: values.into_iter().map(|(n, v)| (n.to_owned(), v)).collect() }
-        }
-        kind @ (Kind::Struct | Kind::Union) => {
-            let fields = btf
-                .members(resolved)
-                .map(|m| FieldDesc {
-                    name: m.name.to_owned(),
-                    desc: describe(btf, m.type_id, depth + 1, nodes),
-                    bit_offset: m.bit_offset,
-                    bit_size: m.bit_size,
-                })
-                .collect();
-            if kind == Kind::Struct { TypeKind::Struct(fields) } else { TypeKind::Union(fields) }
-        }
-        Kind::Array => TypeKind::Array {
-            element: Box::new(describe(btf, btf.target(resolved), depth + 1, nodes)),
-            count: btf.array_len(resolved),
-        },
-        Kind::Datasec => TypeKind::Struct(
-            btf.section_vars(resolved)
-                .into_iter()
-                .map(|v| FieldDesc {
+    fn kind(&mut self, id: u32, depth: u32) -> TypeKind {
+        let btf = self.btf;
+        match btf.kind(id) {
+            Kind::Int => match btf.int_encoding(id) {
+                (_, _, true, _) => TypeKind::Bool,
+                // clang encodes `char` as a signed 8-bit integer of that name.
+                (_, is_char, _, _) if (is_char || btf.name(id) == "char") && btf.size(id) == Some(1) => TypeKind::Char,
+                (true, ..) => TypeKind::Int,
+                _ => TypeKind::Uint,
+            },
+            Kind::Float => TypeKind::Float,
+            Kind::Ptr => TypeKind::Pointer,
+            Kind::Enum | Kind::Enum64 => {
+                let (values, signed) = btf.enum_values(id);
+                if !self.charge(values.iter().map(|(name, _)| *name)) {
+                    return TypeKind::Bytes;
+                }
+                TypeKind::Enum { signed, values: values.into_iter().map(|(n, v)| (n.to_owned(), v)).collect() }
+            }
+            kind @ (Kind::Struct | Kind::Union) => {
+                if !self.charge(btf.members(id).map(|m| m.name)) {
+                    return TypeKind::Bytes;
+                }
+                let fields = (0u32..).zip(btf.members(id));
+                let fields = fields.map(|(index, m)| self.field(m, self.tags.of_member(id, index), depth)).collect();
+                if kind == Kind::Struct { TypeKind::Struct(fields) } else { TypeKind::Union(fields) }
+            }
+            Kind::Array => TypeKind::Array {
+                element: Box::new(self.describe(btf.target(id), depth + 1)),
+                count: btf.array_len(id),
+            },
+            Kind::Datasec => {
+                let vars = btf.section_vars(id);
+                if !self.charge(vars.iter().map(|v| btf.name(v.type_id))) {
+                    return TypeKind::Bytes;
+                }
+                let field = |v: super::SectionVar| FieldDesc {
                     name: btf.name(v.type_id).to_owned(),
-                    desc: describe(btf, btf.target(v.type_id), depth + 1, nodes),
+                    desc: self.describe(v.type_id, depth + 1),
                     bit_offset: v.offset.saturating_mul(8),
                     bit_size: 0,
-                })
-                .collect(),
-        ),
-        _ => TypeKind::Bytes,
-    };
-    let name = if btf.name(id).is_empty() { btf.name(resolved) } else { btf.name(id) };
-    TypeDesc { kind, name: name.to_owned(), size }
-}
-
-fn decode_fields(fields: &[FieldDesc], bytes: &[u8], into: &mut Map<String, Value>) {
-    for field in fields {
-        if field.bit_size > 0 {
-            into.insert(field.name.clone(), decode_bits(field, bytes));
-            continue;
-        }
-        let tail = bytes.get(field.bit_offset as usize / 8..).unwrap_or(&[]);
-        match &field.desc.kind {
-            TypeKind::Struct(inner) | TypeKind::Union(inner) if field.name.is_empty() => {
-                decode_fields(inner, tail, into)
+                };
+                TypeKind::Struct(vars.into_iter().map(field).collect())
             }
-            _ => {
-                into.insert(field.name.clone(), field.desc.decode(tail));
-            }
+            _ => TypeKind::Bytes,
         }
     }
-}
 
-fn decode_bits(field: &FieldDesc, bytes: &[u8]) -> Value {
-    let (first, shift) = (field.bit_offset as usize / 8, field.bit_offset % 8);
-    let last = (field.bit_offset + field.bit_size).div_ceil(8) as usize;
-    let Some(raw) = bytes.get(first..last).filter(|_| field.bit_size <= 64) else { return Value::Null };
-    let wide = raw.iter().rev().fold(0u128, |acc, b| acc << 8 | u128::from(*b));
-    let mask = (1u128 << field.bit_size) - 1;
-    let v = (wide >> shift & mask) as u64;
-    match &field.desc.kind {
-        TypeKind::Int => Value::from(sign_extend(v, field.bit_size)),
-        TypeKind::Bool => Value::Bool(v != 0),
-        TypeKind::Enum { signed, values } => {
-            let v = if *signed { sign_extend(v, field.bit_size) } else { v as i64 };
-            values.iter().find(|(_, value)| *value == v).map_or(Value::from(v), |(name, _)| Value::from(name.as_str()))
+    fn field(&mut self, member: Member<'_>, tag: Option<Format>, depth: u32) -> FieldDesc {
+        let mut desc = self.describe(member.type_id, depth + 1);
+        let _shown = tag.is_some_and(|format| desc.show_as(format));
+        let (mut bit_offset, mut bit_size) = (member.bit_offset, member.bit_size);
+        // Old compilers describe a bit field by an integer that has fewer bits than its bytes.
+        let int = self.btf.resolve(member.type_id);
+        let (_, _, _, bits) = self.btf.int_encoding(int);
+        if bit_size == 0 && self.btf.kind(int) == Kind::Int && bits != 0 && bits < desc.size.saturating_mul(8) {
+            bit_offset = bit_offset.saturating_add(self.btf.int_offset(int));
+            bit_size = bits;
         }
-        _ => Value::from(v),
+        FieldDesc { name: member.name.to_owned(), desc, bit_offset, bit_size }
     }
-}
 
-fn decode_array(element: &TypeDesc, count: u32, bytes: &[u8]) -> Value {
-    if element.kind == TypeKind::Char && element.size == 1 {
-        let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
-        return Value::from(String::from_utf8_lossy(&bytes[..end]).into_owned());
+    /// Takes names off the bounds; false when there is no room for them.
+    fn charge<'n>(&mut self, names: impl IntoIterator<Item = &'n str>) -> bool {
+        let cost = names.into_iter().fold(0usize, |sum, name| sum.saturating_add(PART + name.len()));
+        let left = self.text.checked_sub(cost);
+        self.text = left.unwrap_or(0);
+        left.is_some()
     }
-    if element.size == 0 {
-        return Value::Array(Vec::new());
-    }
-    Value::Array(bytes.chunks_exact(element.size as usize).take(count as usize).map(|c| element.decode(c)).collect())
-}
-
-fn le_u64(bytes: &[u8]) -> u64 {
-    bytes.iter().take(8).rev().fold(0, |acc, b| acc << 8 | u64::from(*b))
-}
-
-fn le_u128(bytes: &[u8]) -> u128 {
-    bytes.iter().take(16).rev().fold(0, |acc, b| acc << 8 | u128::from(*b))
-}
-
-fn sign_extend(v: u64, bits: u32) -> i64 {
-    let shift = 64u32.saturating_sub(bits);
-    ((v << shift) as i64) >> shift
-}
-
-/// A JSON number up to 64 bits; beyond, a decimal string: a double cannot hold it.
-fn unsigned(bytes: &[u8]) -> Value {
-    if bytes.len() <= 8 { Value::from(le_u64(bytes)) } else { Value::from(le_u128(bytes).to_string()) }
-}
-
-fn signed(bytes: &[u8]) -> Value {
-    if bytes.len() <= 8 {
-        Value::from(sign_extend(le_u64(bytes), bytes.len() as u32 * 8))
-    } else {
-        Value::from((le_u128(bytes) as i128).to_string())
-    }
-}
-
-fn float(bytes: &[u8]) -> Value {
-    let number = match bytes.len() {
-        4 => bytes.try_into().ok().map(|b| f64::from(f32::from_le_bytes(b))),
-        8 => bytes.try_into().ok().map(f64::from_le_bytes),
-        _ => None,
-    };
-    match number {
-        Some(n) => Number::from_f64(n).map_or_else(|| Value::from(n.to_string()), Value::Number),
-        None => Value::from(hex(bytes)),
-    }
-}
-
-/// `0x` and two digits a byte, in memory order.
-pub fn hex(bytes: &[u8]) -> String {
-    let mut s = String::with_capacity(2 + bytes.len() * 2);
-    s.push_str("0x");
-    for b in bytes {
-        s.push_str(&format!("{b:02x}"));
-    }
-    s
 }

@@ -3,8 +3,12 @@
 //! **Guarantees.** After [`Btf::parse`] every type id and name offset in the data is in range, so that lookups need no
 //! further checks. Walks along types are bounded: chains of modifiers at 64, nesting at 32.
 
+pub mod decode;
 pub mod desc;
+mod duration;
+pub mod encode;
 pub mod ext;
+pub mod format;
 pub mod sanitize;
 
 use crate::bytes::{Reader, cstr};
@@ -267,6 +271,14 @@ impl Btf {
         let word = self.word(self.at(id) + 12);
         let encoding = word >> 24;
         (encoding & 1 != 0, encoding & 2 != 0, encoding & 4 != 0, word & 0xff)
+    }
+    /// Where an integer's bits begin in its bytes: not at 0 in bit fields of old compilers.
+    pub fn int_offset(&self, id: u32) -> u32 {
+        self.word(self.at(id) + 12) >> 16 & 0xff
+    }
+    /// The member or parameter that a declaration tag is on; `None` when it is on the whole.
+    pub fn tagged_member(&self, id: u32) -> Option<u32> {
+        (self.kind(id) == Kind::DeclTag).then(|| self.word(self.at(id) + 12)).filter(|index| *index != u32::MAX)
     }
     /// Members of a struct or union, in order.
     pub fn members(&self, id: u32) -> impl Iterator<Item = Member<'_>> {
