@@ -37,10 +37,8 @@ pub fn columns(key: &TypeDesc, value: &TypeDesc) -> Vec<Column> {
 }
 
 fn collect(side: Side, desc: &TypeDesc, path: &mut Vec<String>, into: &mut Vec<Column>) {
-    match &desc.kind {
-        TypeKind::Struct(fields) | TypeKind::Union(fields) if !fields.is_empty() => {
-            collect_fields(side, fields, path, into)
-        }
+    match desc.members() {
+        Some(fields) if !fields.is_empty() => collect_fields(side, fields, path, into),
         _ => {
             let title = match (path.is_empty(), side) {
                 (true, Side::Key) => "KEY".to_owned(),

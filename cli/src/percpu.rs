@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 use skep_object::btf::desc::{FieldDesc, TypeDesc, TypeKind};
+use skep_object::btf::format::Format;
 
 /// Stands where the CPUs do not agree on what cannot be added.
 pub const DIFFERS: &str = "(differs)";
@@ -9,6 +10,8 @@ pub const DIFFERS: &str = "(differs)";
 /// Integers are added, in structs and arrays too; anything else is shown if all CPUs have the same.
 pub fn sum(desc: &TypeDesc, values: &[Value]) -> Value {
     match &desc.kind {
+        // Ports, addresses and times are no counts. Durations are, but are text by now.
+        _ if desc.name.format != Format::Plain => common(values),
         TypeKind::Uint | TypeKind::Int => add(values),
         TypeKind::Struct(fields) | TypeKind::Union(fields) => {
             let mut object = Map::new();
@@ -77,6 +80,7 @@ fn common(values: &[Value]) -> Value {
 mod tests {
     use super::*;
     use serde_json::json;
+    use skep_object::btf::desc::TypeName;
 
     fn desc(kind: TypeKind, size: u32) -> TypeDesc {
         TypeDesc { kind, name: "".into(), size }
@@ -103,5 +107,15 @@ mod tests {
         assert_eq!(sum(&outer, &[cpu(3, true), cpu(4, false)]), expected);
         assert_eq!(sum(&uint, &[json!(u64::MAX), json!(1)]), json!("18446744073709551616"));
         assert_eq!(sum(&desc(TypeKind::Int, 4), &[json!(-3), json!(1)]), json!(-2));
+    }
+
+    #[test]
+    fn ports_and_addresses_are_not_added() {
+        let shown = |kind, size, format| TypeDesc { kind, name: TypeName::from("").shown_as(format), size };
+        let port = shown(TypeKind::Uint, 2, Format::NetworkOrder);
+        assert_eq!(sum(&port, &[json!(80), json!(80)]), json!(80));
+        assert_eq!(sum(&port, &[json!(80), json!(443)]), json!(DIFFERS));
+        let address = shown(TypeKind::Struct(vec![]), 4, Format::Ipv4);
+        assert_eq!(sum(&address, &[json!("10.0.0.1")]), json!("10.0.0.1"));
     }
 }

@@ -1,10 +1,13 @@
 //! A map's description, as its agent sent it ahead of the contents: the inverse of the agent's `grpc::frames`.
 //!
-//! Guarantee: a description that is accepted cannot make decoding panic, whoever sent it. Its depth is bounded by the
-//! protobuf decoder (100 levels).
+//! Guarantees: a description that is accepted cannot make decoding panic, nor make far more of a value than it has
+//! bytes, whoever sent it. Its depth is bounded by the protobuf decoder (100 levels). Kinds and formats of a newer agent
+//! are no errors: such values are shown as bytes, or as their kind says.
 
-use skep_object::btf::desc::{FieldDesc, TypeDesc, TypeKind};
-use skep_proto::v1::{Field, MapInfo, MapSchema, Type, r#type::Kind};
+use skep_object::btf::desc::{FieldDesc, TypeDesc, TypeKind, TypeName};
+use skep_object::btf::format::Format;
+use skep_proto::v1::r#type::{self, Kind};
+use skep_proto::v1::{Field, MapInfo, MapSchema, Type};
 
 use crate::error::Error;
 
@@ -29,7 +32,7 @@ impl Schema {
     pub fn new(message: MapSchema) -> Result<Self, Error> {
         let map = message.map.ok_or(Error::Schema("it names no map"))?;
         let described = |message: Option<&Type>, size| match message {
-            Some(message) => type_desc(message),
+            Some(message) => type_desc(message).map(TypeDesc::bounded),
             None => Ok(TypeDesc::bytes(size)),
         };
         Ok(Schema {
@@ -54,7 +57,7 @@ pub fn type_desc(message: &Type) -> Result<TypeDesc, Error> {
         true => Ok(()),
         false => Err(Error::Schema("an integer of impossible size")),
     };
-    let kind = match message.kind() {
+    let kind = match Kind::try_from(message.kind).unwrap_or(Kind::Bytes) {
         Kind::Unspecified => return Err(Error::Schema("a type of unknown kind")),
         Kind::Uint => integer().map(|()| TypeKind::Uint)?,
         Kind::Int => integer().map(|()| TypeKind::Int)?,
@@ -75,7 +78,24 @@ pub fn type_desc(message: &Type) -> Result<TypeDesc, Error> {
             TypeKind::Array { element: Box::new(type_desc(element)?), count: message.count }
         }
     };
-    Ok(TypeDesc { kind, name: message.name.as_str().into(), size })
+    let mut desc = TypeDesc { kind, name: message.name.as_str().into(), size };
+    let format = format(message.format());
+    if format.fits(&desc) {
+        desc.name = TypeName::from(message.name.as_str()).shown_as(format);
+    }
+    Ok(desc)
+}
+
+fn format(message: r#type::Format) -> Format {
+    match message {
+        r#type::Format::Unspecified => Format::Plain,
+        r#type::Format::NetworkOrder => Format::NetworkOrder,
+        r#type::Format::Ipv4 => Format::Ipv4,
+        r#type::Format::Ipv6 => Format::Ipv6,
+        r#type::Format::Mac => Format::Mac,
+        r#type::Format::TimeNs => Format::TimeNs,
+        r#type::Format::DurationNs => Format::DurationNs,
+    }
 }
 
 fn fields(messages: &[Field]) -> Result<Vec<FieldDesc>, Error> {
@@ -100,6 +120,10 @@ mod tests {
         TypeDesc { kind, name: name.into(), size }
     }
 
+    fn shown(desc: TypeDesc, format: Format) -> TypeDesc {
+        TypeDesc { name: desc.name.shown_as(format), ..desc }
+    }
+
     fn field(name: &str, desc: TypeDesc, bit_offset: u32, bit_size: u32) -> FieldDesc {
         FieldDesc { name: name.into(), desc, bit_offset, bit_size }
     }
@@ -115,6 +139,12 @@ mod tests {
             desc(TypeKind::Pointer, "", 8),
             desc(TypeKind::Enum { signed: true, values: vec![("A".into(), -1), ("B".into(), i64::MAX)] }, "e", 4),
             desc(TypeKind::Enum { signed: false, values: vec![] }, "", 8),
+            shown(desc(TypeKind::Uint, "__be32", 4), Format::NetworkOrder),
+            shown(desc(TypeKind::Uint, "__be32", 4), Format::Ipv4),
+            shown(desc(TypeKind::Struct(vec![]), "in6_addr", 16), Format::Ipv6),
+            shown(TypeDesc::bytes(6), Format::Mac),
+            shown(desc(TypeKind::Uint, "__u64", 8), Format::TimeNs),
+            shown(desc(TypeKind::Int, "__s64", 8), Format::DurationNs),
             TypeDesc::bytes(0),
             TypeDesc::bytes(77),
         ];
@@ -127,8 +157,28 @@ mod tests {
         let outer = [vec![field("", inner.clone(), 0, 0), bits], members].concat();
         all.extend([inner, desc(TypeKind::Struct(outer), "outer", 4096), desc(TypeKind::Struct(vec![]), "", 0)]);
         for desc in all {
-            assert_eq!(type_desc(&type_message(&desc)).unwrap(), desc);
+            let back = type_desc(&type_message(&desc)).unwrap();
+            // Equality leaves formats out; the text has them.
+            assert_eq!(format!("{back:?}"), format!("{desc:?}"));
+            // What the agent decodes, the client decodes alike.
+            let bytes: Vec<u8> = (0..=255).cycle().take(desc.size as usize).collect();
+            assert_eq!(back.decode(&bytes), desc.decode(&bytes));
         }
+    }
+
+    #[test]
+    fn what_a_newer_agent_says_is_shown_more_plainly() {
+        let mut message = type_message(&desc(TypeKind::Uint, "__u32", 4));
+        message.format = 99;
+        assert_eq!(type_desc(&message).unwrap().decode(&[1, 0, 0, 0]), 1);
+        message.kind = 99;
+        assert_eq!(type_desc(&message).unwrap().decode(&[1, 0, 0, 0]), "0x01000000");
+    }
+
+    #[test]
+    fn a_format_that_does_not_fit_is_left_out() {
+        let message = type_message(&shown(desc(TypeKind::Uint, "__u64", 8), Format::Mac));
+        assert_eq!(type_desc(&message).unwrap().decode(&[7, 0, 0, 0, 0, 0, 0, 0]), 7);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Types and values on the wire.
 
 use skep_object::btf::desc::{FieldDesc, TypeDesc, TypeKind};
-use skep_proto::v1::{EnumValue, Field, Type, r#type::Kind};
+use skep_object::btf::format::Format;
+use skep_proto::v1::r#type::{self, Kind};
+use skep_proto::v1::{EnumValue, Field, Type};
 
 /// A type's description as a message.
 pub fn type_message(desc: &TypeDesc) -> Type {
@@ -35,7 +37,20 @@ pub fn type_message(desc: &TypeDesc) -> Type {
         }
     };
     message.set_kind(kind);
+    message.set_format(format_message(desc.name.format));
     message
+}
+
+fn format_message(format: Format) -> r#type::Format {
+    match format {
+        Format::Plain => r#type::Format::Unspecified,
+        Format::NetworkOrder => r#type::Format::NetworkOrder,
+        Format::Ipv4 => r#type::Format::Ipv4,
+        Format::Ipv6 => r#type::Format::Ipv6,
+        Format::Mac => r#type::Format::Mac,
+        Format::TimeNs => r#type::Format::TimeNs,
+        Format::DurationNs => r#type::Format::DurationNs,
+    }
 }
 
 fn field_message(field: &FieldDesc) -> Field {

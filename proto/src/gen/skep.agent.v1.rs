@@ -1029,7 +1029,7 @@ pub struct Type {
     /// Struct and union members, in order.
     #[prost(message, repeated, tag = "4")]
     pub fields: ::prost::alloc::vec::Vec<Field>,
-    /// Array elements.
+    /// Array elements; a count of 0 is a flexible array member.
     #[prost(message, optional, boxed, tag = "5")]
     pub element: ::core::option::Option<::prost::alloc::boxed::Box<Type>>,
     #[prost(uint32, tag = "6")]
@@ -1039,6 +1039,8 @@ pub struct Type {
     /// Enums only: values are signed.
     #[prost(bool, tag = "8")]
     pub signed: bool,
+    #[prost(enumeration = "r#type::Format", tag = "9")]
+    pub format: i32,
 }
 /// Nested message and enum types in `Type`.
 pub mod r#type {
@@ -1095,6 +1097,52 @@ pub mod r#type {
                 "KIND_UNION" => Some(Self::Union),
                 "KIND_ARRAY" => Some(Self::Array),
                 "KIND_BYTES" => Some(Self::Bytes),
+                _ => None,
+            }
+        }
+    }
+    /// How values are shown where the type's name or a tag says more than its kind (docs/decode.md). A client that does
+    /// not know a format shows the value as its kind says.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+    #[repr(i32)]
+    pub enum Format {
+        Unspecified = 0,
+        /// An integer in network order.
+        NetworkOrder = 1,
+        Ipv4 = 2,
+        Ipv6 = 3,
+        Mac = 4,
+        /// Nanoseconds since 1970.
+        TimeNs = 5,
+        /// Nanoseconds.
+        DurationNs = 6,
+    }
+    impl Format {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "FORMAT_UNSPECIFIED",
+                Self::NetworkOrder => "FORMAT_NETWORK_ORDER",
+                Self::Ipv4 => "FORMAT_IPV4",
+                Self::Ipv6 => "FORMAT_IPV6",
+                Self::Mac => "FORMAT_MAC",
+                Self::TimeNs => "FORMAT_TIME_NS",
+                Self::DurationNs => "FORMAT_DURATION_NS",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "FORMAT_UNSPECIFIED" => Some(Self::Unspecified),
+                "FORMAT_NETWORK_ORDER" => Some(Self::NetworkOrder),
+                "FORMAT_IPV4" => Some(Self::Ipv4),
+                "FORMAT_IPV6" => Some(Self::Ipv6),
+                "FORMAT_MAC" => Some(Self::Mac),
+                "FORMAT_TIME_NS" => Some(Self::TimeNs),
+                "FORMAT_DURATION_NS" => Some(Self::DurationNs),
                 _ => None,
             }
         }
