@@ -98,20 +98,25 @@ fn verdict(file: &str, value: &Value) -> Document {
 /// Follows a directory until cancelled.
 pub async fn run(dir: PathBuf, shared: std::sync::Arc<Shared>, supervisor: Handle, cancel: CancellationToken) {
     let (poke, mut poked) = mpsc::channel(1);
-    let _watcher = watch(&dir, poke);
+    let watcher = watch(&dir, poke);
     let mut resyncs = shared.resyncs.clone();
     let mut follower = Follower { shared, supervisor, applied: BTreeMap::new(), said: BTreeMap::new(), first: true };
     let mut known = Known::default();
+    let (mut told, mut settled) = (true, false);
     loop {
-        match read(&dir, &mut known) {
-            Ok(documents) => follower.apply(documents).await,
+        // Times alone tell of most changes; whoever was told reads.
+        let by_times = !told && settled && watcher.is_some();
+        match read(&dir, &mut known, by_times) {
+            Ok(Some(documents)) => settled = follower.apply(documents).await,
+            Ok(None) => {}
             Err(error) => tracing::error!(%error, "manifests cannot be read; nothing is changed"),
         }
+        told = true;
         tokio::select! {
             () = cancel.cancelled() => return,
             Some(()) = poked.recv() => tokio::time::sleep(SETTLE).await,
             changed = resyncs.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep(EVERY) => told = false,
         }
         while poked.try_recv().is_ok() {}
     }
@@ -133,16 +138,33 @@ fn watch(dir: &Path, poke: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
 
 /// Files as they were read last: what did not change is not parsed and validated again.
 #[derive(Default)]
-struct Known(BTreeMap<PathBuf, (String, Vec<Document>)>);
+struct Known(BTreeMap<PathBuf, (Option<Stamp>, String, Vec<Document>)>);
 
-fn read(dir: &Path, known: &mut Known) -> Result<Vec<Document>, String> {
+/// Device, inode, size and time of the last change of a file, behind all links: taken before it was read.
+type Stamp = (u64, u64, u64, i64, i64);
+
+fn stamp(file: &Path) -> Option<Stamp> {
+    use std::os::unix::fs::MetadataExt;
+    let meta = std::fs::metadata(file).ok()?;
+    Some((meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec()))
+}
+
+/// What all files say; `None` where it is asked for by times, and all are those that were read last.
+fn read(dir: &Path, known: &mut Known, by_times: bool) -> Result<Option<Vec<Document>>, String> {
     let entries = std::fs::read_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     let mut files: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
     files.retain(|p| {
         let hidden = p.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
         !hidden && p.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
     });
-    Ok(documents(files, known))
+    files.sort();
+    let as_before = |(file, (before, ..)): (&PathBuf, &(Option<Stamp>, String, Vec<Document>))| {
+        before.is_some() && *before == stamp(file)
+    };
+    if by_times && known.0.keys().eq(&files) && known.0.iter().all(as_before) {
+        return Ok(None);
+    }
+    Ok(Some(documents(files, known)))
 }
 
 /// What is in the files of a listing. A listing may lack a file that was renamed over meanwhile, as editors do it: one that
@@ -156,14 +178,17 @@ fn documents(mut files: Vec<PathBuf>, known: &mut Known) -> Vec<Document> {
     known.0.retain(|file, _| files.binary_search(file).is_ok());
     let mut documents = Vec::new();
     for file in files {
-        let shown = file.display().to_string();
+        let (shown, stamp) = (file.display().to_string(), stamp(&file));
         match std::fs::read_to_string(&file) {
-            Ok(text) => match known.0.get(&file) {
-                Some((before, parsed)) if *before == text => documents.extend(parsed.iter().cloned()),
+            Ok(text) => match known.0.get_mut(&file) {
+                Some((then, before, parsed)) if *before == text => {
+                    *then = stamp;
+                    documents.extend(parsed.iter().cloned());
+                }
                 _ => {
                     let parsed = parse(&shown, &text);
                     documents.extend(parsed.iter().cloned());
-                    known.0.insert(file, (text, parsed));
+                    known.0.insert(file, (stamp, text, parsed));
                 }
             },
             // It went after it was listed.
@@ -195,7 +220,9 @@ struct Applied {
 }
 
 impl Follower {
-    async fn apply(&mut self, documents: Vec<Document>) {
+    /// Whether all went well: what did not is tried again.
+    async fn apply(&mut self, documents: Vec<Document>) -> bool {
+        let mut well = true;
         // A file that says nothing readable may be the one that names any of the programs: none is taken away.
         let unreadable = documents.iter().any(|d| d.identity().1.is_empty());
         let mut seen = BTreeSet::new();
@@ -204,6 +231,7 @@ impl Follower {
             let uid = uid(&namespace, &name);
             if !name.is_empty() && !seen.insert(uid.clone()) {
                 tracing::error!(namespace, name, "two manifests have this name; the first counts");
+                well = false;
                 continue;
             }
             let result = match document {
@@ -214,6 +242,7 @@ impl Follower {
                 self.said.remove(&uid);
                 continue;
             };
+            well = false;
             if self.said.insert(uid.clone(), message.clone()).as_ref() != Some(&message) {
                 tracing::error!(namespace, name, %reason, message, "manifest refused");
             }
@@ -224,19 +253,22 @@ impl Follower {
             }
         }
         if !unreadable {
-            self.remove_missing(&seen).await;
+            well &= self.remove_missing(&seen).await;
         }
         self.first = false;
+        well
     }
 
     /// At the first look, and after a restart, the store holds what earlier runs were told.
-    async fn remove_missing(&mut self, seen: &BTreeSet<String>) {
+    async fn remove_missing(&mut self, seen: &BTreeSet<String>) -> bool {
         if self.first || self.shared.reports.all().iter().any(|r| !seen.contains(&r.uid)) {
+            self.applied.retain(|uid, _| seen.contains(uid));
             if let Err(error) = self.supervisor.sync(seen.clone()).await {
                 tracing::error!(%error, "removing programs whose manifests are gone");
+                return false;
             }
-            self.applied.retain(|uid, _| seen.contains(uid));
         }
+        true
     }
 
     async fn take(
@@ -323,7 +355,7 @@ mod tests {
         std::fs::write(dir.path().join("a.yaml"), GOOD).unwrap();
         let _watcher = watch(dir.path(), poke).unwrap();
         let mut known = Known::default();
-        assert_eq!(read(dir.path(), &mut known).unwrap().len(), 1);
+        assert_eq!(read(dir.path(), &mut known, false).unwrap().unwrap().len(), 1);
         assert!(tokio::time::timeout(SETTLE, poked.recv()).await.is_err(), "a change is seen where there was none");
         std::fs::write(dir.path().join("a.yaml"), GOOD).unwrap();
         assert!(tokio::time::timeout(EVERY, poked.recv()).await.is_ok());
@@ -336,14 +368,17 @@ mod tests {
         let mut known = Known::default();
         std::fs::write(&a, GOOD).unwrap();
         std::fs::write(&b, "nonsense").unwrap();
-        let first = read(dir.path(), &mut known).unwrap();
-        assert_eq!(read(dir.path(), &mut known).unwrap(), first);
+        let first = read(dir.path(), &mut known, false).unwrap().unwrap();
+        assert_eq!(read(dir.path(), &mut known, false).unwrap().unwrap(), first);
+        assert_eq!(read(dir.path(), &mut known, true), Ok(None), "nothing changed");
         std::fs::write(&b, GOOD).unwrap();
-        let second = read(dir.path(), &mut known).unwrap();
+        assert!(read(dir.path(), &mut known, true).unwrap().is_some(), "its time or size tells");
+        let second = read(dir.path(), &mut known, false).unwrap().unwrap();
         assert!(second != first && second.iter().all(|document| matches!(document, Document::Valid(_))));
         assert_eq!(documents(vec![], &mut known), second, "a listing that lacks them is no removal");
+        assert_eq!(read(dir.path(), &mut known, true), Ok(None), "nor does it make them unknown");
         std::fs::remove_file(&a).unwrap();
-        assert_eq!((read(dir.path(), &mut known).unwrap().len(), known.0.len()), (1, 1));
+        assert_eq!((read(dir.path(), &mut known, false).unwrap().unwrap().len(), known.0.len()), (1, 1));
     }
 
     #[test]
