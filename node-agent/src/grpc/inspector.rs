@@ -140,7 +140,8 @@ impl Inspector for InspectorService {
         let report = self.report(request.program.as_ref())?;
         let reader = self.open(&report, &request.map).await?;
         if let Some(why) = reader.refusal() {
-            let message = format!("map {}, a {}, cannot be dumped: {why}", request.map, type_name(reader.info().map_type));
+            let message =
+                format!("map {}, a {}, cannot be dumped: {why}", request.map, type_name(reader.info().map_type));
             return Err(refuse(Code::FailedPrecondition, Reason::KernelUnsupported, message));
         }
         let (sender, receiver) = mpsc::channel(QUEUE);
