@@ -30,11 +30,17 @@ pub fn hint(reason: Reason, said: &[&str]) -> &'static str {
         Reason::ObjectInvalid if says("the kernel refuses its definition") => {
             "Lower spec.maps.<name>.maxEntries, or use a type of map that this kernel knows."
         }
-        Reason::TargetNotFound if says("position: ") => {
-            "Take one of the positions out, so that the programs have an order."
+        Reason::TargetNotFound if says("programs in a circle: ") => {
+            "Take one position, fentry, fexit or freplace out of one of them, so that the programs have an order."
+        }
+        Reason::TargetNotFound if says("is not a bpffs") => {
+            "Mount the bpffs of that node again; if what was pinned there is gone with it, it is loaded anew."
+        }
+        Reason::LimitReached if says("Resource temporarily unavailable") => {
+            "Raise the limit of processes (pids) of the agent, or of the node: threads count."
         }
         Reason::TargetNotFound if says(" of EbpfProgram ") => {
-            "Correct the name or function under position; that program must be attached to the same interface and direction, and is waited for."
+            "Correct the EbpfProgram's name or the function; it must be on the same node, for a position also on the same interface and direction, and is waited for."
         }
         Reason::HookBusy if says("held by EbpfProgram ") => {
             "Change or delete the EbpfProgram that the message names, or let the two select different targets: one program fits on this hook."
@@ -131,7 +137,9 @@ mod tests {
             (Reason::MapIncompatible, "map hits: share: group flows of namespace net has this map", "another group"),
             (Reason::MapIncompatible, "the object has no map hist; it has hits", "name under spec.maps"),
             (Reason::ObjectInvalid, "count: it is in section xdp, which is for xdp, not for tcx", "its section"),
-            (Reason::TargetNotFound, "position: a, b, a: each asks to stand beside the next", "one of the positions"),
+            (Reason::TargetNotFound, "programs in a circle: a, b, a: each names the next", "Take one position"),
+            (Reason::TargetNotFound, "/sys/fs/bpf is not a bpffs; mount one", "Mount the bpffs"),
+            (Reason::LimitReached, "xdp on lo: Resource temporarily unavailable (os error 11)", "pids"),
             (Reason::TargetNotFound, "check of EbpfProgram guard not found", "waited for"),
         ] {
             assert!(hint(reason, &[said]).contains(wanted), "{reason}: {said}");
