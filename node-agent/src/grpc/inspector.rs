@@ -162,7 +162,7 @@ impl Inspector for InspectorService {
         let key = match request.key {
             Some(Key::Raw(bytes)) => bytes.to_vec(),
             Some(Key::Json(value)) => skep_object::globals::encode(&reader.key, &to_json(&value))
-                .map_err(|e| Status::invalid_argument(format!("key: {e}")))?,
+                .map_err(|e| Status::invalid_argument(e.under("key").under(&request.map).to_string()))?,
             None => return Err(Status::invalid_argument("key is missing: json or raw")),
         };
         if key.len() != reader.info().key_size as usize {
