@@ -66,6 +66,11 @@ impl Bpffs {
     pub fn shared(&self) -> PathBuf {
         self.root.join("shared")
     }
+    /// Loads of a uid, whole or half done (those end in `~`). What lies beside them is named by programs, not by us: a map
+    /// may have any name.
+    pub fn loads(&self, uid: &str) -> Result<Vec<String>, KernelError> {
+        Ok(list(&self.program(uid))?.into_iter().filter(|name| name != "links" && name != "maps").collect())
+    }
     /// uids that have a directory.
     pub fn programs(&self) -> Result<Vec<String>, KernelError> {
         Ok(list(&self.root)?.into_iter().filter(|n| n != "shared" && n != "hooks").collect())
@@ -122,11 +127,12 @@ pub fn make_dir(path: &Path) -> Result<(), KernelError> {
     std::fs::create_dir_all(path).map_err(KernelError::io(format!("making {}", path.display())))
 }
 
-/// Unescaped names in a directory, sorted; none when it does not exist. Names of half-done work keep their `~`.
+/// Unescaped names in a directory, sorted; none when it does not exist or is none. Names of half-done work keep their `~`.
 pub fn list(path: &Path) -> Result<Vec<String>, KernelError> {
     let entries = match std::fs::read_dir(path) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        // What somebody pinned where we have directories holds nothing of ours.
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(Vec::new()),
         Err(e) => return Err(KernelError::Io { what: format!("listing {}", path.display()), source: e }),
     };
     let mut names = Vec::new();

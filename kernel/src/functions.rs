@@ -15,7 +15,7 @@ use crate::sys::{self, program};
 /// Ids of the loaded programs of a uid that have the function, in every complete load: while it is updated, in two.
 pub fn programs_with(bpffs: &Bpffs, uid: &str, function: &str) -> Result<Vec<u32>, KernelError> {
     let mut found = Vec::new();
-    for load in bpffs::list(&bpffs.program(uid))?.into_iter().filter(|load| !load.ends_with('~')) {
+    for load in bpffs.loads(uid)?.into_iter().filter(|load| !load.ends_with('~')) {
         let dir = bpffs.load(uid, &load).join("progs");
         for pin in bpffs::list(&dir)? {
             let failed = || KernelError::io(format!("reading the functions of {pin}"));

@@ -109,7 +109,7 @@ impl Host {
         bpffs::rename(&staged, &self.bpffs.load(uid, name))?;
         kept.publish_new(name, request)?;
         let mut own = bpffs::list(&self.bpffs.kept_maps(uid))?;
-        for other in bpffs::list(&self.bpffs.program(uid))?.iter().filter(|other| *other != name) {
+        for other in self.bpffs.loads(uid)?.iter().filter(|other| *other != name) {
             let dir = self.bpffs.load(uid, other);
             let shared = shared::of_load(&self.bpffs, &dir)?;
             own.extend(bpffs::list(&dir.join("maps"))?.into_iter().filter(|map| !shared.contains_key(map)));
@@ -151,21 +151,31 @@ impl Host {
     /// Pins maps again whose pins somebody deleted, as long as a program of the load uses them.
     fn find_maps(&self, dir: &Path, programs: &[String], request: &LoadRequest) -> Result<(), KernelError> {
         let pinned = bpffs::list(&dir.join("maps"))?;
-        let lost: Vec<_> = request.maps.iter().filter(|def| !pinned.contains(&def.name)).collect();
         let failed = || KernelError::io("finding the maps of a load again");
+        let mut taken = BTreeSet::new();
+        for map in &pinned {
+            let fd = sys::open_pin(&dir.join("maps").join(escape(map))).map_err(failed())?;
+            taken.insert(map::info(fd.as_fd()).map_err(failed())?.id);
+        }
+        let lost: Vec<_> = request.maps.iter().filter(|def| !pinned.contains(&def.name)).collect();
         for program in programs.iter().filter(|_| !lost.is_empty()) {
             let fd = sys::open_pin(&dir.join("progs").join(escape(program))).map_err(failed())?;
             for id in program::map_ids(fd.as_fd()).map_err(failed())? {
                 let map = map::by_id(id).map_err(failed())?;
                 let info = map::info(map.as_fd()).map_err(failed())?;
-                let mut found = lost
-                    .iter()
-                    .filter(|def| map::is_of(&info, def))
-                    .map(|def| dir.join("maps").join(escape(&def.name)));
-                if let Some(path) = found.find(|path| !path.exists()) {
-                    bpffs::make_dir(&dir.join("maps"))?;
-                    pin(&map, &path)?;
+                let found: Vec<_> = lost.iter().filter(|def| map::is_of(&info, def)).collect();
+                if found.is_empty() || !taken.insert(id) {
+                    continue;
                 }
+                let [def] = found[..] else {
+                    let names: Vec<&str> = found.iter().map(|def| def.name.as_str()).collect();
+                    return Err(KernelError::MapIncompatible {
+                        map: names.join(" or "),
+                        why: "their pins were deleted, and the kernel keeps too little of their names to tell them apart; restart the EbpfProgram, which begins them anew".into(),
+                    });
+                };
+                bpffs::make_dir(&dir.join("maps"))?;
+                pin(&map, &dir.join("maps").join(escape(&def.name)))?;
             }
         }
         Ok(())
@@ -369,7 +379,7 @@ impl Kernel for Host {
         for link in bpffs::list(&self.bpffs.links(uid))?.into_iter().chain(self.filters.links(uid)) {
             self.detach(uid, &link)?;
         }
-        for load in bpffs::list(&self.bpffs.program(uid))? {
+        for load in self.bpffs.loads(uid)? {
             remains::release_sockets(&self.bpffs, &self.bpffs.load(uid, &load))?;
         }
         bpffs::remove_tree(&self.bpffs.program(uid))?;

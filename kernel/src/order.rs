@@ -79,7 +79,7 @@ fn on_hook(hook: &Hook) -> Result<Vec<OnHook>, KernelError> {
 fn index_of(bpffs: &Bpffs, all: &[OnHook], neighbour: &Neighbour) -> Result<Option<usize>, KernelError> {
     let Some(uid) = &neighbour.uid else { return Ok(None) };
     let mut programs = Vec::new();
-    for load in bpffs::list(&bpffs.program(uid))? {
+    for load in bpffs.loads(uid)? {
         let dir = bpffs.load(uid, &load).join("progs");
         for pin in bpffs::list(&dir)? {
             if pin.rsplit_once('+').is_some_and(|(function, _)| function == neighbour.function)

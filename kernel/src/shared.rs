@@ -159,9 +159,14 @@ fn member(bpffs: &Bpffs, name: &str, group: &Group) -> Result<Option<OwnedFd>, K
 fn loads(bpffs: &Bpffs) -> Result<Vec<PathBuf>, KernelError> {
     let mut found = Vec::new();
     for uid in bpffs.programs()? {
-        found.extend(subdirectories(&bpffs.program(&uid))?);
+        found.extend(bpffs.loads(&uid)?.into_iter().map(|load| bpffs.program(&uid).join(staged_or_whole(&load))));
     }
     Ok(found)
+}
+
+/// The directory of a load: its `~`, if it has one, is Skep's own.
+fn staged_or_whole(load: &str) -> String {
+    load.strip_suffix('~').map_or_else(|| escape(load), |name| format!("{}~", escape(name)))
 }
 
 fn marks(load: &Path) -> Result<Vec<(String, Group)>, KernelError> {

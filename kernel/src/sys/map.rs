@@ -201,7 +201,12 @@ pub fn info(fd: BorrowedFd<'_>) -> io::Result<MapInfo> {
 
 /// Whether a map can be one that was made from a definition: by name (which the kernel cuts) and shape.
 pub fn is_of(info: &MapInfo, def: &MapDef) -> bool {
-    info.name == field_text(&kernel_name(&def.name)) && info.map_type == def.map_type
+    // What a definition leaves open is the kernel's choice.
+    let sized = |is: u32, said: u32| said == 0 || is == said;
+    info.name == field_text(&kernel_name(&def.name))
+        && info.map_type == def.map_type
+        && sized(info.key_size, def.key_size)
+        && sized(info.value_size, def.value_size)
 }
 
 /// Opens a map by id.

@@ -6,6 +6,7 @@ mod functions;
 mod kept;
 mod lifecycle;
 mod loading;
+mod names;
 mod netns;
 mod order;
 mod remains;
