@@ -55,17 +55,19 @@ pub fn notices(
     let maps = of_maps(outcome).into_iter().map(|text| of(true, Reason::MapIncompatible, text));
     let Some(before) = before.filter(|before| before.revision == revision) else { return maps.collect() };
     let failed = |link: &String| outcome.targets.iter().any(|(name, _)| name == link);
+    let lost = before.pins.difference(&pins(seen)).next().is_some();
     let repaired = plan.iter().take(outcome.done).filter_map(|action| match action {
         Action::Attach { link, hook, .. } if before.links.contains(link) && !failed(link) => {
             Some(format!("{} on {} was gone, and is attached again", hook.kind, hook.target.display()))
         }
-        Action::Replace { hook, undo: None, .. } => {
+        // One whose pin went cannot be told from somebody else's: what is said of pins says enough.
+        Action::Replace { hook, undo: None, .. } if !lost => {
             Some(format!("another program was on {} of {}, and gave way", hook.kind, hook.target.display()))
         }
         _ => None,
     });
-    let lost = before.pins.difference(&pins(seen)).next().is_some() && outcome.failure.is_none();
-    let lost = lost.then(|| "pins of programs or maps were gone, and are there again".to_owned());
+    let lost = (lost && outcome.failure.is_none())
+        .then(|| "pins of programs or maps were gone, and are there again".to_owned());
     repaired.chain(lost).map(|text| of(false, Reason::Ready, text)).chain(maps).collect()
 }
 

@@ -4,13 +4,13 @@
 //! move, those that did go back, and the new load goes. A new target that fails is a failure of that target alone. A
 //! target that vanished is none.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use skep_kernel::KernelError;
 use skep_kernel::seam::{Kernel, LoadOutcome, LoadRequest, ProgramAt, Settled};
 
-use crate::plan::Action;
+use crate::plan::{Action, Former, function_of};
 
 /// What came of a plan.
 #[derive(Debug, Default)]
@@ -52,6 +52,8 @@ pub fn execute(
         gates,
         outcome: Outcome { load, ..Outcome::default() },
         moved: Vec::new(),
+        made: BTreeSet::new(),
+        failed: BTreeSet::new(),
         left: BTreeMap::new(),
         attached: Vec::new(),
         loaded,
@@ -75,6 +77,9 @@ struct Run<'a> {
     outcome: Outcome,
     /// Links that run the new load, to be taken back while nothing of the old is gone.
     moved: Vec<&'a Action>,
+    /// Functions of which a link was made, and of which one could not be.
+    made: BTreeSet<String>,
+    failed: BTreeSet<String>,
     /// When links were taken away, by name.
     left: BTreeMap<&'a str, Instant>,
     /// Links that were made, by name.
@@ -117,16 +122,31 @@ impl<'a> Run<'a> {
                 match self.kernel.attach(self.uid, link, hook, program) {
                     Ok(()) => {
                         self.attached.push(link);
-                        let left = instead_of.as_ref().and_then(|other| self.left.get(other.as_str()));
+                        self.made.extend(function_of(&program.pin));
+                        let left = instead_of.as_ref().and_then(|former| self.left.get(former.link.as_str()));
                         let gap =
                             left.map(|left| (format!("{} on {}", hook.kind, hook.target.display()), left.elapsed()));
                         self.outcome.gaps.extend(gap);
                     }
-                    Err(e) => self.outcome.targets.push((link.clone(), e)),
+                    Err(e) => {
+                        self.outcome.targets.push((link.clone(), e));
+                        self.failed.extend(function_of(&program.pin));
+                        if let Some(Former { link, again: Some((hook, program)) }) = instead_of
+                            && let Err(error) = self.kernel.attach(self.uid, link, hook, program)
+                        {
+                            tracing::warn!(uid = self.uid, %error, "what was there before is not there again");
+                        }
+                    }
                 }
                 Ok(())
             }
-            Action::Detach { link } => {
+            // What ran runs on as long as nothing came after it.
+            Action::Detach { function: Some(function), .. }
+                if self.failed.contains(function) && !self.made.contains(function) =>
+            {
+                Ok(())
+            }
+            Action::Detach { link, .. } => {
                 self.left.insert(link, Instant::now());
                 self.kernel.detach(self.uid, link)
             }

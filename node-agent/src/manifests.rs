@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures::StreamExt;
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use serde::Deserialize;
@@ -25,6 +26,8 @@ use crate::supervisor::Handle;
 
 /// An editor writes a file in several steps.
 const SETTLE: Duration = Duration::from_millis(100);
+/// Registries that are asked at once.
+const RESOLVED_AT_ONCE: usize = 32;
 /// What inotify does not tell (network file systems, a directory that appears) is seen by looking.
 const EVERY: Duration = Duration::from_secs(10);
 
@@ -74,6 +77,11 @@ pub fn parse(file: &str, text: &str) -> Vec<Document> {
             }
         }
     }
+    if documents.is_empty() {
+        // Whoever wants a program gone deletes its file: an empty one is what a crash, or half a write, leaves.
+        let message = format!("{file}: it is empty; delete the file to remove its programs");
+        documents.push(Document::Invalid { namespace: String::new(), name: String::new(), message });
+    }
     documents
 }
 
@@ -98,7 +106,8 @@ fn verdict(file: &str, value: &Value) -> Document {
 /// Follows a directory until cancelled.
 pub async fn run(dir: PathBuf, shared: std::sync::Arc<Shared>, supervisor: Handle, cancel: CancellationToken) {
     let (poke, mut poked) = mpsc::channel(1);
-    let watcher = watch(&dir, poke);
+    let mut watcher = watch(&dir, poke.clone());
+    let mut place = place_of(&dir);
     let mut resyncs = shared.resyncs.clone();
     let mut follower = Follower { shared, supervisor, applied: BTreeMap::new(), said: BTreeMap::new(), first: true };
     let mut known = Known::default();
@@ -106,8 +115,29 @@ pub async fn run(dir: PathBuf, shared: std::sync::Arc<Shared>, supervisor: Handl
     loop {
         // Times alone tell of most changes; whoever was told reads.
         let by_times = !told && settled && watcher.is_some();
-        match read(&dir, &mut known, by_times) {
-            Ok(Some(documents)) => settled = follower.apply(documents).await,
+        let now = place_of(&dir);
+        let another = now.is_some() && now != place;
+        let looked = match read(&dir, &mut known, by_times && !another) {
+            // A mount that comes late, or was taken away, looks like this.
+            Ok(Some(documents)) if another && documents.is_empty() && !follower.applied.is_empty() => {
+                Err(format!("{} is another directory now, and empty", dir.display()))
+            }
+            looked => looked,
+        };
+        if another && looked.is_ok() {
+            (watcher, place) = (watch(&dir, poke.clone()), now);
+        }
+        match looked {
+            Ok(Some(documents)) => tokio::select! {
+                well = follower.apply(documents) => settled = well,
+                // A registry that does not answer holds up nobody: what was not taken over is, the next time.
+                Some(()) = poked.recv() => {
+                    (settled, told) = (false, true);
+                    tokio::time::sleep(SETTLE).await;
+                    while poked.try_recv().is_ok() {}
+                    continue;
+                }
+            },
             Ok(None) => {}
             Err(error) => tracing::error!(%error, "manifests cannot be read; nothing is changed"),
         }
@@ -120,6 +150,12 @@ pub async fn run(dir: PathBuf, shared: std::sync::Arc<Shared>, supervisor: Handl
         }
         while poked.try_recv().is_ok() {}
     }
+}
+
+/// Which directory it is.
+fn place_of(dir: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(dir).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
 fn watch(dir: &Path, poke: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
@@ -225,7 +261,7 @@ impl Follower {
         let mut well = true;
         // A file that says nothing readable may be the one that names any of the programs: none is taken away.
         let unreadable = documents.iter().any(|d| d.identity().1.is_empty());
-        let mut seen = BTreeSet::new();
+        let (mut seen, mut valid) = (BTreeSet::new(), Vec::new());
         for document in documents {
             let (namespace, name) = document.identity();
             let uid = uid(&namespace, &name);
@@ -234,29 +270,44 @@ impl Follower {
                 well = false;
                 continue;
             }
-            let result = match document {
-                Document::Valid(program) => self.take(&uid, &namespace, &name, *program).await,
-                Document::Invalid { message, .. } => Err((Reason::ObjectUnreadable, message)),
-            };
-            let Err((reason, message)) = result else {
-                self.said.remove(&uid);
-                continue;
-            };
-            well = false;
-            if self.said.insert(uid.clone(), message.clone()).as_ref() != Some(&message) {
-                tracing::error!(namespace, name, %reason, message, "manifest refused");
-            }
-            if !name.is_empty() {
-                self.applied.remove(&uid);
-                let program = blank(&uid, &namespace, &name);
-                let _ = self.supervisor.refuse(program, reason, message).await;
+            match document {
+                Document::Valid(program) => valid.push((uid, *program)),
+                Document::Invalid { message, .. } => {
+                    well = false;
+                    self.refuse(uid, namespace, name, Reason::ObjectUnreadable, message).await;
+                }
             }
         }
+        // What is to go does not wait for what is to come.
         if !unreadable {
             well &= self.remove_missing(&seen).await;
         }
+        let changed = valid.into_iter().filter_map(|(uid, program)| Change::new(uid, program, &self.applied));
+        let resolved: Vec<_> = changed.map(|change| change.resolve(self.shared.clone())).collect();
+        let mut resolved = futures::stream::iter(resolved).buffer_unordered(RESOLVED_AT_ONCE);
+        while let Some((change, digest)) = resolved.next().await {
+            let (uid, namespace, name) = change.identity();
+            match self.take(change, digest).await {
+                Ok(()) => drop(self.said.remove(&uid)),
+                Err((reason, message)) => {
+                    well = false;
+                    self.refuse(uid, namespace, name, reason, message).await;
+                }
+            }
+        }
         self.first = false;
         well
+    }
+
+    async fn refuse(&mut self, uid: String, namespace: String, name: String, reason: Reason, message: String) {
+        if self.said.insert(uid.clone(), message.clone()).as_ref() != Some(&message) {
+            tracing::error!(namespace, name, %reason, message, "manifest refused");
+        }
+        if !name.is_empty() {
+            self.applied.remove(&uid);
+            let program = blank(&uid, &namespace, &name);
+            let _ = self.supervisor.refuse(program, reason, message).await;
+        }
     }
 
     /// At the first look, and after a restart, the store holds what earlier runs were told.
@@ -271,48 +322,64 @@ impl Follower {
         true
     }
 
-    async fn take(
-        &mut self,
-        uid: &str,
-        namespace: &str,
-        name: &str,
-        program: EbpfProgram,
-    ) -> Result<(), (Reason, String)> {
-        let spec = serde_json::to_value(&program.spec).map_err(|e| (Reason::Internal, e.to_string()))?;
-        let restart = program.metadata.annotations.as_ref().and_then(|a| a.get(skep_crds::RESTARTED_AT)).cloned();
-        if self.applied.get(uid).is_some_and(|before| (&before.spec, &before.restart) == (&spec, &restart)) {
-            return Ok(());
-        }
-        let digest = self.digest(uid, &program).await?;
+    async fn take(&mut self, change: Change, digest: Result<String, (Reason, String)>) -> Result<(), (Reason, String)> {
+        let digest = digest?;
+        let (uid, namespace, name) = change.identity();
+        let Change { program, spec, restart, .. } = change;
         let desired = DesiredProgram {
             revision: revision_hash(&program.spec, &digest, restart.as_deref()),
             load: load_hash(&program.spec, &digest, restart.as_deref()),
             spec: spec.clone(),
             digest,
-            ..blank(uid, namespace, name)
+            ..blank(&uid, &namespace, &name)
         };
         self.supervisor.apply(desired, Auth::Anonymous).await.map_err(|e| (e.reason(), e.to_string()))?;
-        self.applied.insert(uid.to_owned(), Applied { spec, restart });
+        self.applied.insert(uid, Applied { spec, restart });
         Ok(())
+    }
+}
+
+/// A manifest that says something else than what was last taken over.
+struct Change {
+    uid: String,
+    program: EbpfProgram,
+    spec: Value,
+    restart: Option<String>,
+}
+
+impl Change {
+    fn new(uid: String, program: EbpfProgram, applied: &BTreeMap<String, Applied>) -> Option<Self> {
+        let spec = serde_json::to_value(&program.spec).unwrap_or_default();
+        let restart = program.metadata.annotations.as_ref().and_then(|a| a.get(skep_crds::RESTARTED_AT)).cloned();
+        let same = applied.get(&uid).is_some_and(|before| (&before.spec, &before.restart) == (&spec, &restart));
+        (!same).then_some(Change { uid, program, spec, restart })
+    }
+
+    /// uid, namespace and name.
+    fn identity(&self) -> (String, String, String) {
+        let (namespace, name) = Document::Valid(Box::new(self.program.clone())).identity();
+        (self.uid.clone(), namespace, name)
     }
 
     /// A tag is resolved once: as long as the manifest names the same image, its digest stays.
-    async fn digest(&self, uid: &str, program: &EbpfProgram) -> Result<String, (Reason, String)> {
-        let reference = &program.spec.image.reference;
-        let stored = self.shared.store.get(uid).ok().flatten();
+    async fn resolve(self, shared: std::sync::Arc<Shared>) -> (Self, Result<String, (Reason, String)>) {
+        let reference = &self.program.spec.image.reference;
+        let stored = shared.store.get(&self.uid).ok().flatten();
         if let Some(stored) = stored
             && stored.spec.pointer("/image/reference").and_then(Value::as_str) == Some(reference)
         {
-            return Ok(stored.digest);
+            return (self, Ok(stored.digest));
         }
         if let Some((_, digest)) = reference.split_once("@sha256:") {
-            return Ok(format!("sha256:{digest}"));
+            let digest = format!("sha256:{digest}");
+            return (self, Ok(digest));
         }
-        let resolved = self.shared.images.registry().resolve(reference, &Auth::Anonymous).await;
-        resolved.map(|d| d.to_string()).map_err(|e| {
+        let resolved = shared.images.registry().resolve(reference, &Auth::Anonymous).await;
+        let digest = resolved.map(|d| d.to_string()).map_err(|e| {
             let error = ProgramError::from(e);
             (error.reason(), error.to_string())
-        })
+        });
+        (self, digest)
     }
 }
 
@@ -379,6 +446,17 @@ mod tests {
         assert_eq!(read(dir.path(), &mut known, true), Ok(None), "nor does it make them unknown");
         std::fs::remove_file(&a).unwrap();
         assert_eq!((read(dir.path(), &mut known, false).unwrap().unwrap().len(), known.0.len()), (1, 1));
+    }
+
+    #[test]
+    fn an_empty_file_removes_nothing() {
+        for text in ["", "# nothing yet\n", "---\n"] {
+            let [Document::Invalid { namespace, name, message }] = &parse("a.yaml", text)[..] else {
+                panic!("{text:?}")
+            };
+            assert_eq!((namespace.as_str(), name.as_str()), ("", ""));
+            assert_eq!(message, "a.yaml: it is empty; delete the file to remove its programs");
+        }
     }
 
     #[test]

@@ -41,21 +41,29 @@ struct Program {
     follows: BTreeSet<String>,
     /// Up to which change it has looked at them.
     looked: u64,
+    /// What it asks for now would close a circle: it has the names that it had before.
+    refused: bool,
 }
 
 impl Neighbours {
     /// A program of the node, with what its spec asks for. Refused if it can never have it: programs that stand in a
-    /// circle have no order.
+    /// circle have no order. Who closes it is refused; those that were there before have theirs.
     pub fn put(&self, uid: &str, namespace: &str, name: &str, spec: &EbpfProgramSpec) -> Result<(), ProgramError> {
         let follows = follows(spec);
         let names = beside(spec).union(&follows).cloned().collect();
         let mut programs = self.lock();
         let looked = programs.get(uid).map_or(0, |before| before.looked);
-        let program = Program { namespace: namespace.into(), name: name.into(), names, follows, looked };
-        let changed = programs.insert(uid.into(), program.clone()).as_ref() != Some(&program);
+        let mut program =
+            Program { namespace: namespace.into(), name: name.into(), names, follows, looked, refused: false };
+        let before = programs.insert(uid.into(), program.clone());
         let circle = circle(&programs, &program);
+        if circle.is_some() {
+            let (names, follows) = before.clone().map(|before| (before.names, before.follows)).unwrap_or_default();
+            program = Program { names, follows, refused: true, ..program };
+            programs.insert(uid.into(), program.clone());
+        }
         drop(programs);
-        if changed {
+        if before != Some(program) {
             self.changed();
         }
         match circle {
@@ -80,7 +88,7 @@ impl Neighbours {
 
     /// Whether a program is positioned by others, or attaches to them.
     pub fn names_others(&self, uid: &str) -> bool {
-        self.lock().get(uid).is_some_and(|program| !program.names.is_empty())
+        self.lock().get(uid).is_some_and(|program| program.refused || !program.names.is_empty())
     }
 
     /// Some program's links or loads are others than before; the number of the change.
@@ -260,7 +268,12 @@ mod tests {
             refused.to_string(),
             "programs in a circle: c, a, b, c: each names the next in position, fentry, fexit or freplace, so none can be first; take one of these out"
         );
-        assert!(node.put("1", "net", "a", &spec(&["b"])).is_err(), "and whoever else is in it, when it looks again");
+        node.put("1", "net", "a", &spec(&["b"])).unwrap();
+        assert!(node.names_others("4"), "it hears when the circle is open again");
+        assert!(node.put("4", "net", "c", &spec(&["a"])).is_err());
+        node.put("1", "net", "a", &spec(&[])).unwrap();
+        node.put("4", "net", "c", &spec(&["a"])).unwrap();
+        assert!(node.put("1", "net", "a", &spec(&["b"])).is_err(), "now it is this one that closes it");
         node.put("4", "net", "c", &spec(&[])).unwrap();
         node.put("1", "net", "a", &spec(&["b"])).unwrap();
         assert!(node.put("5", "net", "d", &spec(&["d"])).is_err(), "beside itself");

@@ -111,7 +111,7 @@ async fn pass(
     }
     let work = Arc::new(Work { shared: shared.clone(), spec, desired: desired.clone(), object, view, left });
     let late = |error| shared.reports.put(report::failed(desired, &observed, &error));
-    patiently("work in the kernel", PASS, late, bring_about(work, fresh)).await
+    patiently("work in the kernel", PASS, late, bring_about(work)).await
 }
 
 /// Says when work takes too long, and waits on: it cannot be called off, and a second pass beside it would undo what it
@@ -142,16 +142,18 @@ struct Work {
     left: Option<Left>,
 }
 
-async fn bring_about(work: Arc<Work>, fresh: bool) -> Result<Passed, ProgramError> {
+async fn bring_about(work: Arc<Work>) -> Result<Passed, ProgramError> {
     let place = || async { work.shared.places.acquire().await.map_err(|e| ProgramError::Internal(e.to_string())) };
     let Work { shared, desired, .. } = &*work;
     let mut begun = None;
-    if fresh && shared.neighbours.is_followed(&desired.namespace, &desired.name) {
-        {
-            let _place = place().await?;
-            let work = work.clone();
-            begun = blocking(move || load(&work)).await??;
-        }
+    // Whether anything is to run that they are not attached to, after a crash or a retry too.
+    let mut moves = false;
+    if shared.neighbours.is_followed(&desired.namespace, &desired.name) {
+        let _place = place().await?;
+        let work = work.clone();
+        (begun, moves) = blocking(move || load(&work)).await??;
+    }
+    if moves {
         // Without a place: those that follow need theirs.
         let late = shared.neighbours.lead(&desired.namespace, &desired.name, FOLLOWED).await;
         if !late.is_empty() {
@@ -180,12 +182,14 @@ struct Planned {
     plan: Vec<Action>,
 }
 
-fn prepare_plan(work: &Work) -> Result<Planned, ProgramError> {
+/// `begun`: the first half of the pass has loaded.
+fn prepare_plan(work: &Work, begun: bool) -> Result<Planned, ProgramError> {
     let Work { shared, spec, desired, object, view, .. } = work;
     let kernel = &*shared.kernel;
     let functions = NodeFunctions { neighbours: &shared.neighbours, kernel };
     let lookup = Lookup { binaries: &HostBinaries, functions: &functions };
     let mut prepared = prepare(spec, &desired.namespace, &desired.load, object.clone(), view, lookup)?;
+    prepared.wanted.begun = begun;
     neighbours::resolve(&shared.neighbours, &desired.namespace, &mut prepared.wanted);
     let mut observed = kernel.observe(&desired.uid)?;
     let before = observed.links.clone();
@@ -194,15 +198,18 @@ fn prepare_plan(work: &Work) -> Result<Planned, ProgramError> {
     Ok(Planned { prepared, observed, alone, before, plan })
 }
 
-/// The first half of a pass: up to the load, before any link moves. `None`: there was nothing to load. Blocks.
-fn load(work: &Work) -> Result<Option<Begun>, ProgramError> {
-    let Planned { prepared, plan, .. } = prepare_plan(work)?;
-    let Some(at) = plan.iter().position(|action| matches!(action, Action::Load { .. })) else { return Ok(None) };
+/// The first half of a pass: up to the load, if there is one, before any link moves; and whether some will. Blocks.
+fn load(work: &Work) -> Result<(Option<Begun>, bool), ProgramError> {
+    let Planned { prepared, plan, .. } = prepare_plan(work, false)?;
+    let moves = plan.iter().any(|action| matches!(action, Action::Replace { .. } | Action::Attach { .. }));
+    let Some(at) = plan.iter().position(|action| matches!(action, Action::Load { .. })) else {
+        return Ok((None, moves));
+    };
     let (kernel, uid) = (&*work.shared.kernel, &work.desired.uid);
     let outcome = execute(kernel, uid, &prepared.request, &prepared.gates, &plan[..=at], None);
     match outcome.failure {
         Some(failure) => Err(failure.into()),
-        None => Ok(Some(Begun { load: work.desired.load.clone(), outcome: outcome.load })),
+        None => Ok((Some(Begun { load: work.desired.load.clone(), outcome: outcome.load }), true)),
     }
 }
 
@@ -211,7 +218,7 @@ fn act(work: &Work, begun: Option<Begun>) -> Result<Passed, ProgramError> {
     let Work { shared, desired, left, .. } = work;
     let kernel = &*shared.kernel;
     let loaded = begun.is_some();
-    let Planned { prepared, observed, alone, before, plan } = prepare_plan(work)?;
+    let Planned { prepared, observed, alone, before, plan } = prepare_plan(work, loaded)?;
     let mut outcome = execute(kernel, &desired.uid, &prepared.request, &prepared.gates, &plan, begun);
     outcome.targets.extend(alone);
     if outcome.done > 0 {

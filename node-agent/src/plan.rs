@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use skep_kernel::hook::{Hook, Target};
+use skep_kernel::hook::{Hook, Options, Target, XdpMode};
 use skep_kernel::seam::{Observed, ObservedLink, ObservedLoad, ObservedMap, ProgramAt, Variant};
 use skep_object::kind::Kind;
 
@@ -25,6 +25,8 @@ pub struct Wanted {
     pub maps: BTreeSet<String>,
     /// Functions of which a program stays loaded only as long as its target is there.
     pub follows: BTreeSet<String>,
+    /// Its programs were loaded just now, by the first half of this pass.
+    pub begun: bool,
     /// Links that stay as they are because it is not known whether they are wanted.
     pub spare: bool,
 }
@@ -69,10 +71,12 @@ pub enum Action {
         hook: Hook,
         program: ProgramAt,
         /// A link of ours that leaves the place first, since it fits only one: in between nothing is there.
-        instead_of: Option<String>,
+        instead_of: Option<Former>,
     },
     Detach {
         link: String,
+        /// Of a link that runs: its function, if no wanted link has it. It stays if none can be made.
+        function: Option<String>,
     },
     /// Makes the load's maps the kept ones, with what older programs counted in maps of another size. The point of no
     /// return: what is left of older loads can go.
@@ -86,6 +90,14 @@ pub enum Action {
     RemoveLoad {
         load: String,
     },
+}
+
+/// A link that leaves so that another can come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Former {
+    pub link: String,
+    /// How it is made again if the other cannot be, where that is known.
+    pub again: Option<(Hook, ProgramAt)>,
 }
 
 /// Plans for a program that is wanted.
@@ -116,7 +128,7 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
                 }
             }
             Some(_) => {
-                dead.push(Action::Detach { link: name.clone() });
+                dead.push(Action::Detach { link: name.clone(), function: None });
                 attach.push(Action::Attach { link: name.clone(), hook: link.hook.clone(), program, instead_of: None });
             }
             None => attach.push(Action::Attach {
@@ -128,7 +140,8 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
         }
     }
     // What the kernel attaches once was on its hook before, or will never be: it is loaded anew.
-    let spent: Vec<Action> = attach.iter().filter_map(|action| spent(action, present)).collect();
+    let spent = attach.iter().filter_map(|action| spent(action, present)).filter(|_| !wanted.begun);
+    let spent: Vec<Action> = spent.collect();
     let missing = missing || !spent.is_empty();
     // First of all what an earlier run moved: whatever is refused, it is taken back with the others.
     let mut actions = moved_already(&settled, &replace, observed);
@@ -144,21 +157,28 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
     }
     actions.extend(replace);
     let spared = |seen: &ObservedLink| wanted.spare && seen.alive;
-    let unwanted: Vec<Action> = observed
-        .links
-        .iter()
-        .filter(|(name, seen)| !wanted.links.contains_key(*name) && !spared(seen))
-        .map(|(name, _)| Action::Detach { link: name.clone() })
-        .collect();
-    actions.extend(dead);
+    let unwanted = observed.links.iter().filter(|(name, seen)| !wanted.links.contains_key(*name) && !spared(seen));
+    let has_link = |function: &String| {
+        let alive = |name: &String| observed.links.get(name).is_some_and(|seen| seen.alive);
+        wanted.links.iter().any(|(name, link)| link.function == *function && alive(name))
+    };
+    let function = |seen: &ObservedLink| {
+        let of = find_program(observed, seen).filter(|_| seen.alive)?;
+        function_of(&of.pin).filter(|function| !has_link(function))
+    };
+    let unwanted = unwanted.map(|(name, seen)| Action::Detach { link: name.clone(), function: function(seen) });
     // One XDP program fits on an interface: what changes its mode must leave before it can come back.
-    if attach.iter().any(|a| matches!(a, Action::Attach { hook, .. } if hook.kind == Kind::Xdp)) {
-        actions.extend(unwanted);
-        actions.extend(attach);
-    } else {
-        actions.extend(attach);
-        actions.extend(unwanted);
-    }
+    let former = |action: &Action| match action {
+        Action::Attach { instead_of: Some(former), .. } => Some(former.link.clone()),
+        _ => None,
+    };
+    let formers: BTreeSet<String> = attach.iter().filter_map(former).collect();
+    let (first, last): (Vec<Action>, Vec<Action>) =
+        unwanted.partition(|action| matches!(action, Action::Detach { link, .. } if formers.contains(link)));
+    actions.extend(dead);
+    actions.extend(first);
+    actions.extend(attach);
+    actions.extend(last);
     // A program whose pin somebody deleted may be of any load.
     let of = |load: &str, link: &ObservedLink| holds(observed, load, link) || find_program(observed, link).is_none();
     let in_use = |load: &str| wanted.spare && observed.links.values().any(|link| link.alive && of(load, link));
@@ -174,11 +194,27 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
 }
 
 /// An XDP link that is not wanted, on an interface on which another is.
-fn in_the_way(wanted: &Wanted, observed: &Observed, hook: &Hook) -> Option<String> {
+fn in_the_way(wanted: &Wanted, observed: &Observed, hook: &Hook) -> Option<Former> {
     let Target::Interface { ifindex, .. } = &hook.target else { return None };
     let mut unwanted = observed.links.iter().filter(|(name, seen)| seen.alive && !wanted.links.contains_key(*name));
-    let there = unwanted.find(|(_, seen)| hook.kind == Kind::Xdp && seen.interface == Some(*ifindex))?;
-    Some(there.0.clone())
+    let (link, seen) = unwanted.find(|(_, seen)| hook.kind == Kind::Xdp && seen.interface == Some(*ifindex))?;
+    let again = find_program(observed, seen).and_then(|at| {
+        // A name tells what it was made of only to who guesses it.
+        let modes = [XdpMode::Auto, XdpMode::Native, XdpMode::Generic];
+        let mut hooks = modes.map(|xdp_mode| {
+            let options = Options { xdp_mode, ..hook.options.clone() };
+            Hook { options, ..hook.clone() }
+        });
+        let function = function_of(&at.pin)?;
+        let known = hooks.iter_mut().find(|hook| hook.link_name(&function) == *link)?;
+        Some((known.clone(), at))
+    });
+    Some(Former { link: link.clone(), again })
+}
+
+/// The function of a program's pin.
+pub fn function_of(pin: &str) -> Option<String> {
+    pin.rsplit_once('+').map(|(function, _)| function.to_owned())
 }
 
 /// Takes a program away that is there already, for a hook to which the kernel attaches a program once.

@@ -74,6 +74,7 @@ fn wanted(random: &mut fastrand::Rng) -> (Wanted, u32) {
         keep: one(),
         maps: one(),
         follows: BTreeSet::new(),
+        begun: false,
         spare: random.u8(..8) == 0,
     };
     (wanted, 1 + number % 2)
@@ -268,7 +269,7 @@ const DEFECTS: [(&str, Defect); 13] = [
             .flat_map(|a| match a {
                 Action::Replace { link, hook, to, .. } => {
                     vec![
-                        Action::Detach { link: link.clone() },
+                        Action::Detach { link: link.clone(), function: None },
                         Action::Attach { link, hook, program: to, instead_of: None },
                     ]
                 }

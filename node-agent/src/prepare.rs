@@ -72,6 +72,7 @@ pub fn prepare(
         keep: keep.keys().cloned().collect(),
         maps: used_maps(&object, &variants)?,
         follows: targets.follows.clone(),
+        begun: false,
         spare,
     };
     let gates = gates(spec, namespace, view);

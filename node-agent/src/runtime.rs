@@ -1,5 +1,6 @@
 //! Puts the parts together, and takes them down again.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -40,8 +41,10 @@ const IDENTITY: &str = "identity.pem";
 
 /// Runs the agent until SIGTERM or SIGINT. Programs stay attached.
 pub async fn run(config: Run) -> anyhow::Result<()> {
-    let host = Arc::new(Host::open(&config.places.bpffs, &config.places.state_dir)?);
+    // Before anything is looked at, or taken for left over.
     let store = Store::open(&config.places.state_dir)?;
+    let (host, _lock) = open_host(&config.places)?;
+    let host = Arc::new(host);
     let registry = Registry::new(&registry_config(&config)?)?;
     let cache = Cache::open(&config.places.state_dir.join("images"))?;
     let (view_sender, view) = watch::channel(Arc::new(NodeView::default()));
@@ -151,6 +154,24 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     leave_nothing(&config.places, &kept)
 }
 
+/// The kernel with the pins, which are locked: an agent with another state directory would take them for nobody's.
+fn open_host(places: &Places) -> anyhow::Result<(Host, File)> {
+    let lock = || -> anyhow::Result<File> {
+        let dir = File::open(&places.bpffs)?;
+        match dir.try_lock() {
+            Ok(()) => Ok(dir),
+            Err(std::fs::TryLockError::WouldBlock) => anyhow::bail!(
+                "the pins in {} are another agent's, which runs; give each agent a --bpffs and a --state-dir of its own",
+                places.bpffs.display()
+            ),
+            Err(std::fs::TryLockError::Error(error)) => Err(error).context(places.bpffs.display().to_string()),
+        }
+    };
+    let locked = places.bpffs.exists().then(lock).transpose()?;
+    let host = Host::open(&places.bpffs, &places.state_dir)?;
+    Ok((host, locked.map_or_else(lock, Ok)?))
+}
+
 /// Programs should not be told that the node has no interfaces only because nobody has looked yet.
 async fn wait_for_view(mut view: watch::Receiver<Arc<NodeView>>) {
     if tokio::time::timeout(STOP, view.changed()).await.is_err() {
@@ -208,7 +229,7 @@ fn features(bpffs: &Path) -> Vec<Feature> {
 pub fn purge(places: &Places) -> anyhow::Result<()> {
     // The lock tells whether an agent runs: it would bring everything back.
     let store = Store::open(&places.state_dir)?;
-    let host = Host::open(&places.bpffs, &places.state_dir)?;
+    let (host, _lock) = open_host(places)?;
     let (mut count, mut failures) = (0, Vec::new());
     for uid in host.programs()? {
         match host.remove_program(&uid) {

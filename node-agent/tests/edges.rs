@@ -125,12 +125,13 @@ async fn a_program_waits_for_its_neighbour_and_stands_beside_it() {
     node.until("count", |r| r.state() == State::Ready).await;
     assert_eq!(order(&node), [id(&back), id(&moved)]);
 
-    // Nobody can be both before and behind.
+    // Nobody can be both before and behind: who closes the circle is refused, and the other is looked after.
     let circular = tcx("guard", &image, &after.replace("guard", "count"));
     node.write("guard.yaml", &circular);
     let refused = node.until("guard", |r| r.state() == State::Failed).await;
     assert!(refused.message.contains("programs in a circle: guard, count, guard"), "{}", refused.message);
     assert_eq!(order(&node), [id(&back), id(&moved)], "and what ran runs on");
+    assert_eq!(node.report("count").await.unwrap().state(), State::Ready);
     for name in ["guard", "count"] {
         node.delete(&format!("{name}.yaml"));
         node.until_gone(name).await;

@@ -315,3 +315,95 @@ async fn a_change_of_xdp_mode_says_how_long_the_interface_was_without() {
     node.packets(3);
     assert_eq!(node.hits("counter").await, 6);
 }
+
+/// What a crash in the middle of a write leaves, and a mount that comes late.
+#[tokio::test]
+async fn what_is_empty_takes_nothing_away() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    let text = manifest("counter", &image, json!({"step": 1}));
+    node.write("a.yaml", &text);
+    let before = node.until("counter", |r| r.state() == State::Ready).await;
+    node.packets(3);
+    node.write("a.yaml", "");
+    node.until_logged("a.yaml: it is empty; delete the file to remove its programs").await;
+    node.hide_manifests(true);
+    node.make_manifests();
+    node.hang_up();
+    node.until_logged("is another directory now, and empty").await;
+    assert_eq!(node.report("counter").await.unwrap(), before);
+    // It is watched like the one before.
+    node.write("a.yaml", &text.replace("step\":1", "step\":2"));
+    node.until("counter", |r| r.state() == State::Ready && r.desired_revision != before.desired_revision).await;
+    node.packets(1);
+    assert_eq!(node.hits("counter").await, 5);
+    node.delete("a.yaml");
+    node.until_gone("counter").await;
+}
+
+/// A registry that accepts and says nothing.
+#[tokio::test]
+async fn a_registry_that_does_not_answer_holds_up_nobody_else() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    node.write("a.yaml", &manifest("counter", &image, json!({"step": 1})));
+    node.until("counter", |r| r.state() == State::Ready).await;
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let reference = format!("{}/nobody/home:v1", silent.local_addr().unwrap());
+    node.write("0.yaml", &manifest("waiting", &reference, json!({})));
+    let (_held, _) = silent.accept().unwrap();
+    let start = std::time::Instant::now();
+    node.delete("a.yaml");
+    node.until_gone("counter").await;
+    node.write("b.yaml", &manifest("next", &image, json!({"step": 1})));
+    node.until("next", |r| r.state() == State::Ready).await;
+    assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+/// A mistake in a new place is no reason to leave the old one.
+#[tokio::test]
+async fn what_cannot_be_attached_in_its_new_place_stays_in_its_old_one() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    let text = manifest("counter", &image, json!({"step": 1}));
+    let tcx = manifest("other", &image, json!({"step": 1}))
+        .replace("count_xdp", "count_tc")
+        .replace("xdp: {interfaces: {names: [lo]}}", "tcx: {interfaces: {names: [lo]}, direction: Ingress}");
+    node.write("a.yaml", &text);
+    node.write("b.yaml", &tcx);
+    node.until("counter", |r| r.state() == State::Ready).await;
+    node.until("other", |r| r.state() == State::Ready).await;
+    node.write("a.yaml", &text.replace("names: [lo]}", "names: [lo]}, mode: Native"));
+    let place = "direction: Ingress, position: {after: {ebpfProgram: counter, function: tpyo}}";
+    node.write("b.yaml", &tcx.replace("direction: Ingress", place));
+    let native = node.until("counter", |r| r.state() != State::Ready && r.state() != State::Updating).await;
+    assert_eq!(native.hooks[0].failures[0].reason, "KernelUnsupported", "{native:#?}");
+    let lost = node.until("other", |r| r.hooks.iter().any(|h| !h.failures.is_empty())).await;
+    assert_eq!(lost.hooks[0].failures[0].reason, "TargetNotFound", "{lost:#?}");
+    node.packets(3);
+    assert_eq!((node.slot("counter", 0).await, node.slot("other", 1).await), (3, 3), "they run on");
+    node.write("a.yaml", &text);
+    node.write("b.yaml", &tcx);
+    node.until("counter", |r| r.state() == State::Ready).await;
+    node.until("other", |r| r.state() == State::Ready).await;
+    node.packets(3);
+    assert_eq!((node.slot("counter", 0).await, node.slot("other", 1).await), (6, 6));
+}
+
+/// Each with its own state directory, by a mistake.
+#[tokio::test]
+async fn a_second_agent_leaves_the_pins_and_the_socket_of_the_first_alone() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    node.write("a.yaml", &manifest("counter", &image, json!({"step": 1})));
+    let before = node.until("counter", |r| r.state() == State::Ready).await;
+    let pins = node.run_another(&["--bpffs", &node.root().to_string_lossy()]);
+    assert!(pins.contains("are another agent's, which runs"), "{pins}");
+    let socket = node.run_another(&["--socket", &node.socket().to_string_lossy()]);
+    assert!(socket.contains("another agent answers there"), "{socket}");
+    let purged = node.purge_another();
+    assert!(purged.contains("are another agent's, which runs"), "{purged}");
+    assert_eq!(node.report("counter").await.unwrap(), before);
+    node.packets(1);
+    assert_eq!(node.hits("counter").await, 1);
+}

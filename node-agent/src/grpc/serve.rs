@@ -73,7 +73,13 @@ pub async fn unix(path: &Path, services: Services, cancel: CancellationToken) ->
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
     }
-    // What an earlier run left; that it does not run any more the lock on the state directory has shown.
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another agent answers there; give each a --socket of its own",
+        ));
+    }
+    // What an earlier run left.
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
