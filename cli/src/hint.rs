@@ -27,7 +27,9 @@ pub fn hint(reason: Reason, said: &[&str]) -> &'static str {
         Reason::ObjectInvalid if says("it belongs to its revision") => {
             "Take the map that the message names out of spec.maps: every revision brings its own."
         }
-        Reason::ObjectInvalid if says("the kernel refuses its definition") => {
+        Reason::ObjectInvalid
+            if says("the kernel refuses its definition") || says("are more than the kernel takes") =>
+        {
             "Lower spec.maps.<name>.maxEntries, or use a type of map that this kernel knows."
         }
         Reason::TargetNotFound if says("programs in a circle: ") => {

@@ -150,7 +150,10 @@ impl MapReader {
     pub fn read(&self, mut sink: impl FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
         match way(self.info()) {
             Way::Mapped => match Mapping::new(&self.map) {
-                Ok(mapping) => Ok(self.read_mapped(&mapping, &mut sink)),
+                Ok(mapping) => {
+                    self.read_mapped(&mapping, &mut sink);
+                    Ok(())
+                }
                 // Of a frozen map, or under a security module's rule.
                 Err(_) => self.read_keys(&mut sink),
             },

@@ -137,7 +137,14 @@ fn refused_map(def: &MapDef, error: io::Error) -> KernelError {
             let limit = crate::probe::memory_limit();
             KernelError::NodeFull { map: def.name.clone(), entries: def.max_entries, bytes, limit }
         }
-        Some(libc::EINVAL | libc::E2BIG) => KernelError::Object(ObjectError::BadMap {
+        Some(libc::E2BIG) => KernelError::Object(ObjectError::BadMap {
+            map: def.name.clone(),
+            reason: format!(
+                "{} entries are more than the kernel takes ({shape}); set spec.maps.{}.maxEntries to fewer",
+                def.max_entries, def.name
+            ),
+        }),
+        Some(libc::EINVAL) => KernelError::Object(ObjectError::BadMap {
             map: def.name.clone(),
             reason: format!("the kernel refuses its definition or does not know its type ({shape}): {error}"),
         }),

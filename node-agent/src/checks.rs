@@ -21,10 +21,13 @@ pub const EVERY: Duration = Duration::from_secs(30);
 /// How long after a sign of drift; who takes one thing away takes several.
 pub const SETTLE: Duration = Duration::from_millis(200);
 
-/// What the last passes left, by uid.
+/// By uid.
+type Left = HashMap<String, (Arc<Observed>, Arc<Stir>)>;
+
+/// What the last passes left.
 #[derive(Debug, Default)]
 pub struct Checks {
-    left: Mutex<HashMap<String, (Arc<Observed>, Arc<Stir>)>>,
+    left: Mutex<Left>,
 }
 
 impl Checks {
@@ -38,7 +41,7 @@ impl Checks {
         self.lock().remove(uid);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, (Arc<Observed>, Arc<Stir>)>> {
+    fn lock(&self) -> MutexGuard<'_, Left> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -131,7 +131,7 @@ impl<'a> Run<'a> {
                     Err(e) => {
                         self.outcome.targets.push((link.clone(), e));
                         self.failed.extend(function_of(&program.pin));
-                        if let Some(Former { link, again: Some((hook, program)) }) = instead_of
+                        if let Some(Former { link, again: Some((hook, program)) }) = instead_of.as_deref()
                             && let Err(error) = self.kernel.attach(self.uid, link, hook, program)
                         {
                             tracing::warn!(uid = self.uid, %error, "what was there before is not there again");

@@ -71,7 +71,7 @@ pub enum Action {
         hook: Hook,
         program: ProgramAt,
         /// A link of ours that leaves the place first, since it fits only one: in between nothing is there.
-        instead_of: Option<Former>,
+        instead_of: Option<Box<Former>>,
     },
     Detach {
         link: String,
@@ -194,7 +194,7 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
 }
 
 /// An XDP link that is not wanted, on an interface on which another is.
-fn in_the_way(wanted: &Wanted, observed: &Observed, hook: &Hook) -> Option<Former> {
+fn in_the_way(wanted: &Wanted, observed: &Observed, hook: &Hook) -> Option<Box<Former>> {
     let Target::Interface { ifindex, .. } = &hook.target else { return None };
     let mut unwanted = observed.links.iter().filter(|(name, seen)| seen.alive && !wanted.links.contains_key(*name));
     let (link, seen) = unwanted.find(|(_, seen)| hook.kind == Kind::Xdp && seen.interface == Some(*ifindex))?;
@@ -209,7 +209,7 @@ fn in_the_way(wanted: &Wanted, observed: &Observed, hook: &Hook) -> Option<Forme
         let known = hooks.iter_mut().find(|hook| hook.link_name(&function) == *link)?;
         Some((known.clone(), at))
     });
-    Some(Former { link: link.clone(), again })
+    Some(Box::new(Former { link: link.clone(), again }))
 }
 
 /// The function of a program's pin.
