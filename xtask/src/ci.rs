@@ -20,6 +20,8 @@ pub fn run() -> Result<()> {
     let mut doc = cargo(&["doc", "--workspace", "--no-deps"]);
     step::run("cargo doc", doc.env("RUSTDOCFLAGS", "-D warnings"))?;
     step::run("codegen is current", &mut cargo(&["xtask", "codegen", "--check"]))?;
+    // It looks at what other systems would need too, which no build here has fetched.
+    step::run("cargo fetch", &mut cargo(&["fetch", "--locked"]))?;
     let deny = repo::tool("cargo-deny");
     let mut check = Command::new(deny);
     check.current_dir(repo::root()).args(["--offline", "check", "licenses", "bans"]);
