@@ -52,6 +52,7 @@ pub fn execute(
         gates,
         outcome: Outcome { load, ..Outcome::default() },
         moved: Vec::new(),
+        kept: BTreeSet::new(),
         made: BTreeSet::new(),
         failed: BTreeSet::new(),
         left: BTreeMap::new(),
@@ -77,6 +78,8 @@ struct Run<'a> {
     outcome: Outcome,
     /// Links that run the new load, to be taken back while nothing of the old is gone.
     moved: Vec<&'a Action>,
+    /// Functions whose old links stay: what they run is not to be forgotten.
+    kept: BTreeSet<&'a String>,
     /// Functions of which a link was made, and of which one could not be.
     made: BTreeSet<String>,
     failed: BTreeSet<String>,
@@ -144,6 +147,7 @@ impl<'a> Run<'a> {
             Action::Detach { function: Some(function), .. }
                 if self.failed.contains(function) && !self.made.contains(function) =>
             {
+                self.kept.insert(function);
                 Ok(())
             }
             Action::Detach { link, .. } => {
@@ -158,6 +162,7 @@ impl<'a> Run<'a> {
                 self.loaded = None;
                 Ok(())
             }
+            Action::Unload { program } if function_of(&program.pin).is_some_and(|of| self.kept.contains(&of)) => Ok(()),
             Action::Unload { program } => self.kernel.unload(self.uid, program),
             Action::RemoveLoad { load } => self.kernel.remove_load(self.uid, load),
         }

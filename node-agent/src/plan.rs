@@ -75,7 +75,7 @@ pub enum Action {
     },
     Detach {
         link: String,
-        /// Of a link that runs: its function, if no wanted link has it. It stays if none can be made.
+        /// Of a link that runs the wanted load: its function, if no wanted link has it. It stays if none can be made.
         function: Option<String>,
     },
     /// Makes the load's maps the kept ones, with what older programs counted in maps of another size. The point of no
@@ -135,7 +135,7 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
                 link: name.clone(),
                 hook: link.hook.clone(),
                 program,
-                instead_of: in_the_way(wanted, observed, &link.hook),
+                instead_of: in_the_way(wanted, observed, link),
             }),
         }
     }
@@ -163,7 +163,8 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
         wanted.links.iter().any(|(name, link)| link.function == *function && alive(name))
     };
     let function = |seen: &ObservedLink| {
-        let of = find_program(observed, seen).filter(|_| seen.alive)?;
+        // What runs an older load would count where nobody looks any more.
+        let of = find_program(observed, seen).filter(|of| seen.alive && of.load == wanted.load)?;
         function_of(&of.pin).filter(|function| !has_link(function))
     };
     let unwanted = unwanted.map(|(name, seen)| Action::Detach { link: name.clone(), function: function(seen) });
@@ -194,7 +195,8 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
 }
 
 /// An XDP link that is not wanted, on an interface on which another is.
-fn in_the_way(wanted: &Wanted, observed: &Observed, hook: &Hook) -> Option<Box<Former>> {
+fn in_the_way(wanted: &Wanted, observed: &Observed, new: &WantedLink) -> Option<Box<Former>> {
+    let hook = &new.hook;
     let Target::Interface { ifindex, .. } = &hook.target else { return None };
     let mut unwanted = observed.links.iter().filter(|(name, seen)| seen.alive && !wanted.links.contains_key(*name));
     let (link, seen) = unwanted.find(|(_, seen)| hook.kind == Kind::Xdp && seen.interface == Some(*ifindex))?;
@@ -207,6 +209,9 @@ fn in_the_way(wanted: &Wanted, observed: &Observed, hook: &Hook) -> Option<Box<F
         });
         let function = function_of(&at.pin)?;
         let known = hooks.iter_mut().find(|hook| hook.link_name(&function) == *link)?;
+        // The mode is nothing that a program is loaded for; what runs an older load would count where nobody looks.
+        let same = ProgramAt { load: wanted.load.clone(), pin: new.pin.clone() };
+        let at = if function == new.function { same } else { Some(at).filter(|at| at.load == wanted.load)? };
         Some((known.clone(), at))
     });
     Some(Box::new(Former { link: link.clone(), again }))

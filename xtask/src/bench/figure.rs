@@ -126,6 +126,6 @@ mod tests {
         assert_eq!(lines[1][1..], ["3400", "/s", ">=", "3500", "MISSED"]);
         assert_eq!(lines[2][1..], ["12.3", "MiB", "<=", "20.0", "met", "idle"]);
         assert_eq!(lines[3][1..], ["-", "-", "SKIPPED", "no", "cluster"]);
-        assert_eq!(json(&skipped)[NAMES[24]], json!({"value": null, "unit": "", "note": "SKIPPED: no cluster"}));
+        assert_eq!(json(&skipped)[NAMES[27]], json!({"value": null, "unit": "", "note": "SKIPPED: no cluster"}));
     }
 }
