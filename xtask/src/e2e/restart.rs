@@ -33,7 +33,7 @@ fn restarts(c: &Cluster, pod: &str) -> Result<String> {
 }
 
 pub fn agent_killed(c: &Cluster) -> Result<()> {
-    let before = identity(c, "xdp-counter")?;
+    let (before, on_pods) = (identity(c, "xdp-counter")?, identity(c, "tcx-flows")?);
     let tcp = || c.sum("xdp-counter", "counters", "packets", |key| key["proto"] == 6);
     let counted = tcp()?;
     let pod = pod(c, "agent")?;
@@ -46,7 +46,10 @@ pub fn agent_killed(c: &Cluster) -> Result<()> {
     let after = tcp()?;
     ensure!(after >= counted + 7, "7 packets were sent, {counted} became {after}");
     until("the node reports again", Duration::from_secs(20), || Ok(identity(c, "xdp-counter")? == before))
-        .with_context(|| format!("before {before}\nafter  {:?}", identity(c, "xdp-counter")))
+        .with_context(|| format!("before {before}\nafter  {:?}", identity(c, "xdp-counter")))?;
+    // What selects pods is itself again when the operator has told of them.
+    until("the pods are known again", Duration::from_secs(20), || Ok(identity(c, "tcx-flows")? == on_pods))
+        .with_context(|| format!("before {on_pods}\nafter  {:?}", identity(c, "tcx-flows")))
 }
 
 /// Makes the tag of tcx-flows name the object of a sample.
@@ -76,7 +79,8 @@ fn operator_killed(c: &Cluster) -> Result<()> {
     c.place.apply(&c.place.example("exec-events")?.replace("name: exec-events", "name: exec-again"))?;
     c.ready("exec-again")?;
     ensure!(c.program("tcx-flows")?["status"]["image"]["digest"] == digest, "the tag was resolved again");
-    ensure!(identity(c, "tcx-flows")? == before, "the node runs something else");
+    let after = identity(c, "tcx-flows")?;
+    ensure!(after == before, "the node runs something else\nbefore {before}\nafter  {after}");
     c.kubectl(&["delete", "ebpf", "exec-again", "--timeout=20s"]).map(drop)
 }
 
