@@ -206,9 +206,13 @@ fn install(c: &Cluster) -> Result<()> {
 /// `kubectl logs` and what collects logs show every byte.
 fn logs(c: &Cluster) -> Result<()> {
     for part in ["deployment/skep-operator", "daemonset/skep-agent"] {
-        let log = c.kubectl(&["logs", "-n", NAMESPACE, part])?;
+        let mut log = String::new();
+        // A pod that was just made has said nothing yet.
+        until(&format!("{part} says something"), Duration::from_secs(30), || {
+            log = c.kubectl(&["logs", "-n", NAMESPACE, part])?;
+            Ok(log.contains(" INFO ") || log.contains('\u{1b}'))
+        })?;
         ensure!(!log.contains('\u{1b}'), "{part} writes escape codes: {log:?}");
-        ensure!(log.contains(" INFO "), "{part} has said nothing: {log:?}");
     }
     Ok(())
 }
