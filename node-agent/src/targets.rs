@@ -1,22 +1,26 @@
-//! From `attach` entries to hooks: selectors applied to a view of the node. Pure, but for the symbol tables that a
-//! [`Binaries`] looks into.
+//! From `attach` entries to hooks: selectors applied to a view of the node. Pure, but for what a [`Lookup`] looks into.
+
+mod lookup;
+mod options;
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use skep_crds::attach::Attach;
-use skep_crds::cgroup::{Cgroups, SockAddrHook};
-use skep_crds::netns::{self, NetworkNamespaces};
-use skep_crds::network::{Direction, Interfaces, Place as End, Position, ProgramFunction, XdpMode as CrdXdpMode};
+use skep_crds::cgroup::Cgroups;
+use skep_crds::netns::NetworkNamespaces;
+use skep_crds::network::{Direction, Interfaces, XdpMode as CrdXdpMode};
 use skep_crds::selector::PodSelector;
 use skep_crds::tracing::{TracedFunction, Uprobe};
 use skep_crds::{EbpfProgramSpec, Reason};
-use skep_kernel::hook::{Family, Hook, Neighbour, Netfilter, NetfilterHook, Options, Order, Target, XdpMode};
+use skep_kernel::hook::{Hook, Options, Target, XdpMode};
 use skep_object::kind::{Kind, attach as types};
 use wildmatch::WildMatch;
 
+pub use self::lookup::{Binaries, Functions, Lookup, NotOpened, Opened};
+use self::options::{netfilter, order, sock_addr_type, tc_type};
 use crate::view::{Cgroup, Netns, NodeView, PodView};
 
 /// A function on a hook.
@@ -53,57 +57,6 @@ pub struct Targets {
     pub follows: BTreeSet<String>,
     /// Some entry selects pods, and pods are not known yet.
     pub waits_for_pods: bool,
-}
-
-/// Finds probe points in binaries.
-pub trait Binaries {
-    /// Opens a binary below a root directory (`/` or `/proc/PID/root`).
-    fn open(&self, root: &Path, binary: &str) -> Result<Opened, NotOpened>;
-    /// The file offset of a symbol.
-    fn symbol(&self, binary: &Opened, symbol: &str) -> Result<u64, String>;
-}
-
-/// Knows the functions of other EbpfPrograms.
-pub trait Functions {
-    /// Ids of the loaded programs of an EbpfProgram that have the function; why there is none, in words.
-    fn programs_with(&self, namespace: &str, ebpf_program: &str, function: &str) -> Result<Vec<u32>, String>;
-}
-
-/// Looks up what a view does not have.
-#[derive(Clone, Copy)]
-pub struct Lookup<'a> {
-    pub binaries: &'a dyn Binaries,
-    pub functions: &'a dyn Functions,
-}
-
-impl std::fmt::Debug for Lookup<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lookup").finish_non_exhaustive()
-    }
-}
-
-/// A binary that was found. It is held open until it is probed: a path could lead elsewhere by then.
-#[derive(Clone, Debug)]
-pub struct Opened {
-    pub file: Arc<OwnedFd>,
-    /// What the file is, whatever its path.
-    pub identity: String,
-}
-
-impl Opened {
-    /// A path to the file, as long as it is held.
-    pub fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
-    }
-}
-
-/// Why a binary was not opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NotOpened {
-    /// The root directory is not there: its container ended.
-    NoRoot,
-    /// In words that name the binary.
-    NoFile(String),
 }
 
 /// Applies a spec's selectors. Duplicate targets (two names of one interface, two containers of one image) are merged.
@@ -461,64 +414,6 @@ fn selects(selector: &Interfaces, name: &str, primary: bool) -> bool {
     let named = selector.names.iter().flatten().any(|n| n == name);
     let wanted = named || matches(&selector.matching) || selector.primary == Some(true) && primary;
     wanted && !matches(&selector.exclude)
-}
-
-/// The neighbour's uid is not known here.
-fn order(position: Option<&Position>) -> Order {
-    let neighbour = |other: &ProgramFunction| Neighbour {
-        uid: None,
-        name: other.ebpf_program.clone(),
-        function: other.function.clone(),
-    };
-    match position {
-        None | Some(Position::Place(End::Last)) => Order::Last,
-        Some(Position::Place(End::First)) => Order::First,
-        Some(Position::Before(other)) => Order::Before(neighbour(other)),
-        Some(Position::After(other)) => Order::After(neighbour(other)),
-    }
-}
-
-fn tc_type(direction: Direction) -> u32 {
-    match direction {
-        Direction::Ingress => types::TCX_INGRESS,
-        Direction::Egress => types::TCX_EGRESS,
-    }
-}
-
-fn netfilter(entry: &netns::Netfilter) -> Netfilter {
-    Netfilter {
-        family: match entry.family {
-            netns::Family::Ipv4 => Family::Ipv4,
-            netns::Family::Ipv6 => Family::Ipv6,
-        },
-        hook: match entry.hook {
-            netns::NetfilterHook::PreRouting => NetfilterHook::PreRouting,
-            netns::NetfilterHook::LocalIn => NetfilterHook::LocalIn,
-            netns::NetfilterHook::Forward => NetfilterHook::Forward,
-            netns::NetfilterHook::LocalOut => NetfilterHook::LocalOut,
-            netns::NetfilterHook::PostRouting => NetfilterHook::PostRouting,
-        },
-        priority: entry.priority,
-        defragment: entry.defragment.unwrap_or_default(),
-    }
-}
-
-/// BPF_CGROUP_* (include/uapi/linux/bpf.h).
-fn sock_addr_type(hook: SockAddrHook) -> u32 {
-    match hook {
-        SockAddrHook::Bind4 => 8,
-        SockAddrHook::Bind6 => 9,
-        SockAddrHook::Connect4 => 10,
-        SockAddrHook::Connect6 => 11,
-        SockAddrHook::Sendmsg4 => 14,
-        SockAddrHook::Sendmsg6 => 15,
-        SockAddrHook::Recvmsg4 => 19,
-        SockAddrHook::Recvmsg6 => 20,
-        SockAddrHook::Getpeername4 => 29,
-        SockAddrHook::Getpeername6 => 30,
-        SockAddrHook::Getsockname4 => 31,
-        SockAddrHook::Getsockname6 => 32,
-    }
 }
 
 #[cfg(test)]
