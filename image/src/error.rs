@@ -12,6 +12,11 @@ pub enum ImageError {
     /// The registry answers and does not have it.
     #[error("image {reference}: the registry does not have it ({detail}): check repository and tag, or push the image")]
     NotFound { reference: String, detail: String },
+    /// The node is not to pull it.
+    #[error(
+        "image {reference}: pullPolicy is Never, and this node does not have it: set spec.image.pullPolicy to IfNotPresent, or run a program of this image here once that may pull it"
+    )]
+    NotCached { reference: String },
     /// The registry answers and does not let us have it.
     #[error(
         "image {reference}: the registry refuses access ({detail}): name a Secret with its credentials in spec.image.pullSecrets, or check the one that is named"
@@ -45,7 +50,7 @@ impl ImageError {
     /// The word for it in conditions, Events and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::NotFound { .. } => "ImageNotFound",
+            Self::NotFound { .. } | Self::NotCached { .. } => "ImageNotFound",
             Self::Unauthorized { .. } | Self::BadCredentials { .. } => "ImageUnauthorized",
             Self::Invalid { .. } => "ImageInvalid",
             Self::Unreachable { .. } | Self::Timeout { .. } => "RegistryUnreachable",

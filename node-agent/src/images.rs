@@ -81,11 +81,7 @@ impl Images {
         let bytecode = match self.cached(digest).await? {
             Some(bytecode) => bytecode,
             None if !pull => {
-                return Err(ImageError::NotFound {
-                    reference: reference.to_owned(),
-                    detail: "pullPolicy is Never and the node does not have it".into(),
-                }
-                .into());
+                return Err(ImageError::NotCached { reference: reference.to_owned() }.into());
             }
             None => {
                 drop(place);
