@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use skep_object::btf::sanitize::BtfFeatures;
 use skep_object::map::MapDef;
@@ -25,36 +25,52 @@ const MARKS: &str = "shares";
 /// Keeps loads that begin together apart, and from the removal of what nobody uses.
 #[derive(Debug, Default)]
 pub struct Shares {
-    /// Read while a load is made with maps that it has not marked as its own yet.
-    joining: RwLock<()>,
-    /// One finds or makes a map.
-    making: Mutex<()>,
+    /// Pins that loads use which have not marked them as their own yet: by how many. Held while a map is found or made,
+    /// and while maps that nobody uses are taken away, but not while programs are verified.
+    joining: Mutex<BTreeMap<PathBuf, usize>>,
 }
 
 /// The maps of groups that a load begins with. While it lives none of them is taken away.
 #[derive(Debug)]
 pub struct Joined<'a> {
     pub maps: BTreeMap<String, OwnedFd>,
-    _joining: RwLockReadGuard<'a, ()>,
+    places: Vec<PathBuf>,
+    shares: &'a Shares,
+}
+
+impl Drop for Joined<'_> {
+    fn drop(&mut self) {
+        let mut joining = self.shares.lock();
+        for place in &self.places {
+            if let Some(loads) = joining.get_mut(place) {
+                *loads -= 1;
+            }
+        }
+        joining.retain(|_, loads| *loads > 0);
+    }
 }
 
 impl Shares {
     /// The maps that a request shares: those that are there, and new ones where there are none.
     pub fn join(&self, bpffs: &Bpffs, request: &LoadRequest) -> Result<Joined<'_>, KernelError> {
-        let joining = self.joining.read().unwrap_or_else(PoisonError::into_inner);
-        let mut maps = BTreeMap::new();
+        let mut joined = Joined { maps: BTreeMap::new(), places: Vec::new(), shares: self };
         for (name, group) in &request.share {
             // A map that the object does not have is the caller's to refuse.
             let Some(def) = request.maps.iter().find(|def| def.name == *name) else { continue };
-            let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-            maps.insert(name.clone(), find_or_make(bpffs, request, def, group)?);
+            let place = place(bpffs, name, group);
+            let mut joining = self.lock();
+            let map = find_or_make(bpffs, request, def, group)?;
+            *joining.entry(place.clone()).or_default() += 1;
+            drop(joining);
+            joined.maps.insert(name.clone(), map);
+            joined.places.push(place);
         }
-        Ok(Joined { maps, _joining: joining })
+        Ok(joined)
     }
 
     /// Pins the maps of a complete load again whose pins in their groups somebody deleted.
     pub fn pin_again(&self, bpffs: &Bpffs, load: &Path) -> Result<(), KernelError> {
-        let _one = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.lock();
         for (name, group) in marks(load)? {
             let path = place(bpffs, &name, &group);
             if !path.exists()
@@ -72,8 +88,8 @@ impl Shares {
         if !root.exists() {
             return Ok(());
         }
-        let _alone = self.joining.write().unwrap_or_else(PoisonError::into_inner);
-        let mut used = BTreeSet::new();
+        let joining = self.lock();
+        let mut used: BTreeSet<PathBuf> = joining.keys().cloned().collect();
         for load in loads(bpffs)? {
             used.extend(marks(&load)?.into_iter().map(|(name, group)| place(bpffs, &name, &group)));
         }
@@ -92,6 +108,10 @@ impl Shares {
         }
         let _ = std::fs::remove_dir(&root);
         Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<PathBuf, usize>> {
+        self.joining.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
