@@ -12,7 +12,7 @@ use skep_kernel::Kernel;
 use skep_proto::v1::{ProgramReport, State};
 use tokio::sync::{Semaphore, watch};
 
-use crate::backoff::Backoff;
+use crate::backoff::{self, Backoff};
 use crate::checks::{Checks, EVERY, SETTLE};
 use crate::desired::{DesiredProgram, Store};
 use crate::images::{Images, blocking};
@@ -56,11 +56,14 @@ pub async fn run(shared: Arc<Shared>, uid: String, mut orders: watch::Receiver<O
     let stir = Arc::new(Stir::default());
     let mut backoff = Backoff::new(fastrand::f64);
     let mut past = Past::default();
+    // Nothing that is wanted changed since the last pass: time has come, or something drifted.
+    let mut look = false;
     loop {
         let order = orders.borrow_and_update().clone();
         let now = view.borrow_and_update().clone();
         let change = *others.borrow_and_update();
         resyncs.borrow_and_update();
+        let mut retry = false;
         let again = match &order.program {
             None => match removal::remove(&shared, &uid).await {
                 Ok(()) => {
@@ -73,12 +76,12 @@ pub async fn run(shared: Arc<Shared>, uid: String, mut orders: watch::Receiver<O
                 }
                 Err(e) => {
                     tracing::warn!(uid, error = %e, "removal failed; it is tried again");
-                    shared.reports.removing(&uid, format!("removal failed, and is tried again: {e}"));
+                    shared.reports.removing(&uid, e.reason(), format!("removal failed, and is tried again: {e}"));
                     Some(backoff.wait())
                 }
             },
             Some(desired) => {
-                let mut report = reconcile(&shared, desired, &order.auth, now, &mut past).await;
+                let mut report = reconcile(&shared, desired, &order.auth, now, &mut past, look).await;
                 let next = next(&report);
                 if let Some((reason, message)) = &order.refused {
                     report.set_state(State::Failed);
@@ -92,40 +95,53 @@ pub async fn run(shared: Arc<Shared>, uid: String, mut orders: watch::Receiver<O
                 follow(&shared, &uid, &stir, &past).await;
                 shared.checks.put(&uid, &past.seen, &stir);
                 match next {
-                    Next::Retry => Some(backoff.wait()),
+                    Next::Retry => {
+                        retry = true;
+                        Some(backoff.wait())
+                    }
                     Next::Look => {
                         backoff.reset();
                         past.unheard.then_some(EVERY)
                     }
-                    Next::Wait => None,
+                    Next::Wait => past.unheard.then_some(EVERY),
                 }
             }
         };
-        tokio::select! {
-            changed = orders.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                backoff.reset();
-            }
-            changed = view.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                backoff.reset();
-            }
-            _ = others.changed(), if shared.neighbours.names_others(&uid) => {}
-            changed = resyncs.changed() => {
-                if changed.is_err() {
-                    return;
-                }
-                backoff.reset();
-            }
-            () = stir.cgroups.notified() => backoff.reset(),
+        let woken = tokio::select! {
+            changed = orders.changed() => Woken::by(changed),
+            changed = view.changed() => Woken::by(changed),
+            changed = resyncs.changed() => Woken::by(changed),
+            _ = others.changed(), if shared.neighbours.names_others(&uid) => Woken::Neighbours,
+            () = stir.cgroups.notified() => Woken::Change,
+            () = drifted(&shared, &uid, &stir, &past) => Woken::Look,
+            () = after(again) => if retry { Woken::Retry } else { Woken::Look },
+        };
+        look = woken == Woken::Look;
+        match woken {
+            Woken::Stop => return,
+            Woken::Change => backoff.reset(),
             // It may be of our own making: no reason to try again earlier than the backoff says the next time.
-            () = drifted(&shared, &uid, &stir, &past) => {}
-            () = after(again) => {}
+            Woken::Neighbours | Woken::Look | Woken::Retry => {}
         }
+    }
+}
+
+/// What led to another pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Woken {
+    /// The agent stops.
+    Stop,
+    /// What is wanted, or the node, is another.
+    Change,
+    Neighbours,
+    /// What is there may be another.
+    Look,
+    Retry,
+}
+
+impl Woken {
+    fn by(changed: Result<(), watch::error::RecvError>) -> Self {
+        if changed.is_ok() { Woken::Change } else { Woken::Stop }
     }
 }
 
@@ -168,12 +184,9 @@ enum Next {
     Wait,
 }
 
-/// Permanent reasons wait for a change, transient ones for time. What may come free, or come to be, without the agent
-/// hearing of it is tried again like a transient one.
+/// Permanent reasons wait for a change, transient ones for time.
 fn next(report: &ProgramReport) -> Next {
-    use Reason::{HookBusy, ImageNotFound, ImageUnauthorized, LimitReached, PermissionDenied, TargetNotFound};
-    let unheard = [HookBusy, TargetNotFound, LimitReached, PermissionDenied, ImageNotFound, ImageUnauthorized];
-    let transient = |word: &str| word.parse().is_ok_and(|r: Reason| r.is_transient() || unheard.contains(&r));
+    let transient = |word: &str| word.parse().is_ok_and(backoff::is_worth_another_try);
     let mut failures = report.hooks.iter().flat_map(|h| &h.failures);
     match report.state() {
         State::Failed | State::Degraded | State::Updating | State::Unsupported => {
@@ -202,7 +215,8 @@ pub(crate) async fn trim(shared: &Arc<Shared>) {
         }
         // A record that cannot be read may want any of them.
         let (wanted, broken) = work.store.load().map_err(|e| e.to_string())?;
-        let wanted = wanted.iter().filter_map(|p| p.digest.parse().ok()).collect();
+        let all = wanted.iter().flat_map(|program| std::iter::once(program).chain(program.older.as_deref()));
+        let wanted = all.filter_map(|program| program.digest.parse().ok()).collect();
         if broken.is_empty() { work.images.trim(&wanted).map_err(|e| e.to_string()) } else { Ok(vec![]) }
     });
     match trimmed.await {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use skep_crds::Reason;
+
 /// Doubles from half a second to a cap, with up to a quarter of jitter taken off, so that programs that failed together
 /// do not try together.
 #[derive(Clone, Debug)]
@@ -27,6 +29,14 @@ impl Backoff {
         self.next = (now * 2).min(CAP);
         now.mul_f64(1.0 - (self.random)().clamp(0.0, 1.0) / 4.0)
     }
+}
+
+/// Whether time alone may mend it. What may come free, or come to be, without the agent hearing of it is tried again like
+/// what is transient.
+pub fn is_worth_another_try(reason: Reason) -> bool {
+    use Reason::{HookBusy, ImageNotFound, ImageUnauthorized, LimitReached, PermissionDenied, TargetNotFound};
+    let unheard = [HookBusy, TargetNotFound, LimitReached, PermissionDenied, ImageNotFound, ImageUnauthorized];
+    reason.is_transient() || unheard.contains(&reason)
 }
 
 #[cfg(test)]

@@ -8,8 +8,12 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+
+/// Older loads whose revision is remembered.
+const REMEMBERED_LOADS: usize = 8;
 
 /// One program that the node should run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,6 +33,28 @@ pub struct DesiredProgram {
     /// Which revision each load belongs to that may still be on the node: load to revision.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub loads: BTreeMap<String, String>,
+    /// The revision that ran when this one came, until this one does: as long as this one is refused, it is looked after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub older: Option<Box<DesiredProgram>>,
+}
+
+impl DesiredProgram {
+    /// The record of what comes after this one. `running`: the revision that runs, if that is known.
+    pub fn succeeded_by(self, mut next: DesiredProgram, running: Option<&str>) -> DesiredProgram {
+        next.loads = self.loads.clone();
+        next.loads.insert(self.load.clone(), self.revision.clone());
+        next.loads.remove(&next.load);
+        while next.loads.len() > REMEMBERED_LOADS {
+            next.loads.pop_first();
+        }
+        let runs = running.map_or(self.older.is_none(), |running| running == self.revision);
+        next.older = match (runs, self.revision == next.revision) {
+            (true, true) => None,
+            (true, false) => Some(Box::new(DesiredProgram { older: None, loads: BTreeMap::new(), ..self })),
+            (false, _) => self.older,
+        };
+        next
+    }
 }
 
 /// Why a desired file cannot be read or written.
@@ -46,6 +72,8 @@ pub enum StoreError {
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
+    /// One record is written at a time.
+    writing: Mutex<()>,
     /// Held as long as the agent lives: one agent per state directory.
     _lock: File,
 }
@@ -67,7 +95,7 @@ impl Store {
             Err(fs::TryLockError::WouldBlock) => return Err(StoreError::Locked { path: lock_path }),
             Err(fs::TryLockError::Error(source)) => return Err(StoreError::Io { path: lock_path, source }),
         }
-        let store = Store { dir, _lock: lock };
+        let store = Store { dir, writing: Mutex::default(), _lock: lock };
         store.sweep()?;
         Ok(store)
     }
@@ -109,6 +137,22 @@ impl Store {
 
     /// Writes a record.
     pub fn put(&self, program: &DesiredProgram) -> Result<(), StoreError> {
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.write(program)
+    }
+
+    /// A revision runs: the one before it is not needed any more. A record that is of another by now stays.
+    pub fn settle(&self, uid: &str, revision: &str) -> Result<(), StoreError> {
+        let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.get(uid)? {
+            Some(program) if program.revision == revision && program.older.is_some() => {
+                self.write(&DesiredProgram { older: None, ..program })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn write(&self, program: &DesiredProgram) -> Result<(), StoreError> {
         let path = self.path(&program.uid);
         let write = || write_secret(&path, &serde_json::to_vec_pretty(program)?);
         write().map_err(|source| StoreError::Io { path: path.clone(), source })
@@ -184,7 +228,37 @@ mod tests {
             api_version: "skep.dev/v1alpha1".into(),
             spec: serde_json::json!({"image": {"reference": "a/b:c"}}),
             loads: BTreeMap::new(),
+            older: None,
         }
+    }
+
+    #[test]
+    fn what_ran_is_remembered_until_what_came_after_it_runs() {
+        let of = |revision: &str| DesiredProgram { revision: revision.into(), load: revision.into(), ..program("u1") };
+        let older = |program: &DesiredProgram| program.older.as_ref().map(|older| older.revision.clone());
+        let second = of("r1").succeeded_by(of("r2"), Some("r1"));
+        assert_eq!(older(&second).as_deref(), Some("r1"));
+        assert_eq!(second.loads, BTreeMap::from([("r1".to_owned(), "r1".to_owned())]));
+        let third = second.clone().succeeded_by(of("r3"), Some("r1"));
+        assert_eq!(older(&third).as_deref(), Some("r1"), "the second never ran");
+        assert_eq!(older(&second.clone().succeeded_by(of("r3"), Some("r2"))).as_deref(), Some("r2"));
+        assert_eq!(
+            older(&second.clone().succeeded_by(of("r3"), None)).as_deref(),
+            Some("r1"),
+            "not known: as recorded"
+        );
+        assert_eq!(older(&second.clone().succeeded_by(of("r2"), Some("r1"))).as_deref(), Some("r1"), "told again");
+        assert_eq!(older(&second.clone().succeeded_by(of("r2"), Some("r2"))), None);
+        assert_eq!(older(&of("r1").succeeded_by(of("r2"), Some(""))), None, "nothing ever ran");
+
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        store.put(&second).unwrap();
+        store.settle("u1", "r1").unwrap();
+        assert_eq!(older(&store.get("u1").unwrap().unwrap()).as_deref(), Some("r1"), "a record of another revision");
+        store.settle("u1", "r2").unwrap();
+        assert_eq!(older(&store.get("u1").unwrap().unwrap()), None);
+        store.settle("u2", "r2").unwrap();
     }
 
     #[test]

@@ -388,13 +388,8 @@ fn blank(uid: &str, namespace: &str, name: &str) -> DesiredProgram {
         uid: uid.to_owned(),
         namespace: namespace.to_owned(),
         name: name.to_owned(),
-        generation: 0,
-        revision: String::new(),
-        load: String::new(),
-        digest: String::new(),
         api_version: API_VERSION.to_owned(),
-        spec: Value::Null,
-        loads: BTreeMap::new(),
+        ..DesiredProgram::default()
     }
 }
 

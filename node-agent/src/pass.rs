@@ -8,14 +8,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_crds::{EbpfProgramSpec, PullPolicy};
+use skep_crds::{EbpfProgramSpec, PullPolicy, Reason};
 use skep_image::Auth;
 use skep_kernel::hook::{Hook, Order, Target};
 use skep_kernel::seam::{Observed, ObservedLink};
 use skep_kernel::{Kernel, KernelError};
-use skep_proto::v1::{Notice, ProgramReport};
+use skep_proto::v1::{Notice, ProgramReport, State};
 
 use crate::actor::{Shared, trim};
+use crate::backoff;
 use crate::binaries::HostBinaries;
 use crate::desired::DesiredProgram;
 use crate::drift::{self, Left};
@@ -43,10 +44,14 @@ pub struct Past {
     pub seen: Arc<Observed>,
     /// Some of its targets change without a sign: files that are probed, neighbours of a place.
     pub unheard: bool,
+    /// The revision that was brought about last.
+    settled: Option<String>,
     /// Directories of the cgroups that the spec names.
     pub cgroups: BTreeSet<PathBuf>,
     /// The failure that was logged last: one that stays is said once.
     said: Option<String>,
+    /// A revision that was refused for good, as long as nothing changes; and why.
+    refused: Option<(String, ProgramError)>,
 }
 
 impl Past {
@@ -59,29 +64,100 @@ impl Past {
     }
 }
 
-/// Brings a program about as far as it can be, and says how far.
+/// Brings a program about as far as it can be, and says how far. `look`: nothing that is wanted changed since the last
+/// time.
 pub async fn reconcile(
     shared: &Arc<Shared>,
     desired: &DesiredProgram,
     auth: &Auth,
     view: Arc<NodeView>,
     past: &mut Past,
+    look: bool,
 ) -> ProgramReport {
-    let result = pass(shared, desired, auth, view, past.left.clone()).await;
-    match result {
-        Ok(mut passed) => {
-            let notices = std::mem::take(&mut passed.notices);
-            notices.into_iter().for_each(|notice| shared.reports.notice(notice));
-            let Passed { report, left, seen, cgroups, unheard, .. } = passed;
-            *past = Past { left: Some(left), seen: Arc::new(seen), cgroups, unheard, said: None };
-            report
+    let mut desired = desired.clone();
+    if past.settled.as_ref() == Some(&desired.revision) {
+        desired.older = None;
+    }
+    let desired = &desired;
+    let refused = past.refused.take().filter(|(revision, _)| look && *revision == desired.revision);
+    let error = match refused {
+        Some((_, error)) => error,
+        None => match pass(shared, desired, auth, view.clone(), past.left.clone(), Role::Wanted).await {
+            Ok(passed) => {
+                past.said = None;
+                past.settled = Some(desired.revision.clone());
+                settle(shared, desired).await;
+                return take_over(shared, past, passed);
+            }
+            Err(error) => error,
+        },
+    };
+    past.fails(desired, &error);
+    let remark = match &desired.older {
+        Some(older) => look_after(shared, older, auth, view, past).await,
+        None => {
+            past.seen = Arc::new(observe(shared, &desired.uid).await);
+            None
+        }
+    };
+    let mut report = report::failed(desired, &past.seen, &error);
+    if let Some(remark) = remark {
+        report.message = format!("{}; {remark}", report.message);
+    }
+    if !backoff::is_worth_another_try(error.reason()) {
+        past.refused = Some((desired.revision.clone(), error));
+    }
+    report
+}
+
+/// Remembers what a pass left.
+fn take_over(shared: &Shared, past: &mut Past, passed: Passed) -> ProgramReport {
+    let Passed { report, notices, left, seen, cgroups, unheard } = passed;
+    notices.into_iter().for_each(|notice| shared.reports.notice(notice));
+    (past.left, past.seen, past.cgroups, past.unheard) = (Some(left), Arc::new(seen), cgroups, unheard);
+    report
+}
+
+/// The older revision is not needed any more.
+async fn settle(shared: &Arc<Shared>, desired: &DesiredProgram) {
+    if desired.older.is_none() {
+        return;
+    }
+    let (owned, uid, revision) = (shared.clone(), desired.uid.clone(), desired.revision.clone());
+    match blocking(move || owned.store.settle(&uid, &revision)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "the record still has the revision before"),
+        Err(error) => tracing::warn!(%error, "the record still has the revision before"),
+    }
+}
+
+/// Keeps the revision that ran before as it was, while the one that is wanted cannot be; what cannot be kept, in words.
+async fn look_after(
+    shared: &Arc<Shared>,
+    older: &DesiredProgram,
+    auth: &Auth,
+    view: Arc<NodeView>,
+    past: &mut Past,
+) -> Option<String> {
+    let trouble = match pass(shared, older, auth, view, past.left.clone(), Role::Older).await {
+        Ok(passed) => {
+            let report = take_over(shared, past, passed);
+            matches!(report.state(), State::Failed | State::Degraded | State::Unsupported).then_some(report.message)
         }
         Err(error) => {
-            past.fails(desired, &error);
-            past.seen = Arc::new(observe(shared, &desired.uid).await);
-            report::failed(desired, &past.seen, &error)
+            past.seen = Arc::new(observe(shared, &older.uid).await);
+            Some(error.to_string())
         }
-    }
+    };
+    trouble.map(|trouble| format!("of revision {}, which is kept meanwhile: {trouble}", older.revision))
+}
+
+/// Why a pass is made for a revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Wanted,
+    /// It ran before, and the wanted one cannot be: nothing is said of it but what is repaired.
+    Older,
 }
 
 async fn pass(
@@ -90,17 +166,26 @@ async fn pass(
     auth: &Auth,
     view: Arc<NodeView>,
     left: Option<Left>,
+    role: Role,
 ) -> Result<Passed, ProgramError> {
     let spec = spec::decode(&desired.api_version, &desired.spec)?;
-    shared.neighbours.put(&desired.uid, &desired.namespace, &desired.name, &spec)?;
-    let late = |error| shared.reports.put(report::failed(desired, &Observed::default(), &error));
+    if role == Role::Wanted {
+        shared.neighbours.put(&desired.uid, &desired.namespace, &desired.name, &spec)?;
+    }
+    let say = |report: ProgramReport| {
+        if role == Role::Wanted {
+            shared.reports.put(report);
+        }
+    };
+    let late = |error| say(report::failed(desired, &Observed::default(), &error));
     let observed = patiently("a look at the kernel", PASS, late, observe(shared, &desired.uid)).await;
     let (reference, policy) = (&spec.image.reference, spec.image.pull_policy.unwrap_or_default());
     let fresh = !observed.loads.contains_key(&desired.load);
     if fresh {
-        shared.reports.put(report::progressing(desired, &observed, "fetching the image and loading"));
+        say(report::progressing(desired, &observed, "fetching the image and loading"));
         // What is loaded stays as it is, whatever became of its image; and what was, is again after a reboot.
-        if policy == PullPolicy::Always && !shared.store.is_admitted(&desired.uid, &desired.load) {
+        let ran = role == Role::Older;
+        if policy == PullPolicy::Always && !ran && !shared.store.is_admitted(&desired.uid, &desired.load) {
             shared.images.check(reference, &desired.digest, auth).await?;
             shared.store.admit(&desired.uid, &desired.load);
         }
@@ -109,8 +194,10 @@ async fn pass(
     if fresh {
         trim(shared).await;
     }
-    let work = Arc::new(Work { shared: shared.clone(), spec, desired: desired.clone(), object, view, left });
-    let late = |error| shared.reports.put(report::failed(desired, &observed, &error));
+    // If it comes to the end, it is what runs.
+    let wanted = DesiredProgram { older: None, ..desired.clone() };
+    let work = Arc::new(Work { shared: shared.clone(), spec, desired: wanted, object, view, left });
+    let late = |error| say(report::failed(desired, &observed, &error));
     patiently("work in the kernel", PASS, late, bring_about(work)).await
 }
 
@@ -157,8 +244,13 @@ async fn bring_about(work: Arc<Work>) -> Result<Passed, ProgramError> {
         // Without a place: those that follow need theirs.
         let late = shared.neighbours.lead(&desired.namespace, &desired.name, FOLLOWED).await;
         if !late.is_empty() {
-            let (namespace, name, late) = (&desired.namespace, &desired.name, late.join(", "));
-            tracing::warn!(namespace, name, late, "programs on its functions do not follow in time; it goes on");
+            let message = format!(
+                "{} did not follow within {} s: until they do, they miss what its new revision does",
+                late.join(", "),
+                FOLLOWED.as_secs()
+            );
+            let (uid, reason) = (desired.uid.clone(), Reason::Timeout.to_string());
+            shared.reports.notice(Notice { uid, warning: true, reason, message });
         }
     }
     let _place = place().await?;

@@ -24,8 +24,8 @@ const LATER: Duration = Duration::from_secs(10);
 
 /// Removes a program, and waits for the kernel.
 pub async fn remove(shared: &Arc<Shared>, uid: &str) -> Result<(), ProgramError> {
-    shared.reports.removing(uid, "being removed".into());
-    let late = |error: ProgramError| shared.reports.removing(uid, format!("being removed; {error}"));
+    shared.reports.removing(uid, Reason::Progressing, "being removed".into());
+    let late = |error: ProgramError| shared.reports.removing(uid, error.reason(), format!("being removed; {error}"));
     let before = patiently("taking it away", PASS, late, take_away(shared, uid)).await?;
     // Whoever is attached to its functions lets go.
     shared.neighbours.changed();

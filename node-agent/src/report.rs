@@ -107,10 +107,11 @@ fn show_kernel(report: &mut ProgramReport, desired: &DesiredProgram, observed: &
     // A program with no targets runs by being loaded.
     let running = running.or_else(|| observed.loads.get_key_value(&desired.load));
     let Some((name, load)) = running else { return };
-    report.running_revision = if *name == desired.load {
-        desired.revision.clone()
-    } else {
-        desired.loads.get(name).cloned().unwrap_or_default()
+    report.running_revision = match &desired.older {
+        // It may differ in its attach points alone.
+        Some(older) if older.load == *name => older.revision.clone(),
+        _ if *name == desired.load => desired.revision.clone(),
+        _ => desired.loads.get(name).cloned().unwrap_or_default(),
     };
     report.functions = load
         .programs

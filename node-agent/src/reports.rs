@@ -60,11 +60,10 @@ impl Reports {
     }
 
     /// A program is being taken away.
-    pub fn removing(&self, uid: &str, message: String) {
-        let report = self.lock().programs.get(uid).cloned();
-        if let Some(mut report) = report {
+    pub fn removing(&self, uid: &str, reason: Reason, message: String) {
+        if let Some(mut report) = self.get(uid) {
             report.set_state(State::Removing);
-            report.reason = Reason::Progressing.to_string();
+            report.reason = reason.to_string();
             report.message = message;
             self.put(report);
         }
@@ -79,6 +78,10 @@ impl Reports {
 
     pub fn all(&self) -> Vec<ProgramReport> {
         self.lock().programs.values().cloned().collect()
+    }
+
+    pub fn get(&self, uid: &str) -> Option<ProgramReport> {
+        self.lock().programs.get(uid).cloned()
     }
 
     /// The report of a program by name.

@@ -20,8 +20,6 @@ use crate::images::blocking;
 
 /// Orders that may wait for the supervisor.
 const QUEUE: usize = 256;
-/// Older loads whose revision is remembered.
-const REMEMBERED_LOADS: usize = 8;
 
 /// What a supervisor is asked.
 #[derive(Debug)]
@@ -159,12 +157,8 @@ impl Supervisor {
     async fn apply(&mut self, mut program: DesiredProgram, auth: Auth) -> Result<(), ProgramError> {
         let before = self.orders.get(&program.uid).and_then(|told| told.orders.borrow().program.clone());
         if let Some(before) = before {
-            program.loads = before.loads;
-            program.loads.insert(before.load, before.revision);
-            program.loads.remove(&program.load);
-            while program.loads.len() > REMEMBERED_LOADS {
-                program.loads.pop_first();
-            }
+            let running = self.shared.reports.get(&program.uid).map(|report| report.running_revision);
+            program = before.succeeded_by(program, running.as_deref());
         }
         let (shared, record) = (self.shared.clone(), program.clone());
         blocking(move || shared.store.put(&record)).await??;
@@ -195,7 +189,10 @@ impl Supervisor {
         let pinned = blocking(move || kernel.programs()).await??;
         let all: BTreeSet<String> = self.orders.keys().cloned().chain(pinned).collect();
         let unwanted: Vec<String> = all.into_iter().filter(|uid| !keep.contains(uid)).collect();
-        for uid in &unwanted {
+        // One that goes already is not hurried: its next try comes when the backoff says so.
+        let goes = |uid: &String| self.orders.get(uid).is_some_and(|told| told.orders.borrow().program.is_none());
+        let staying: Vec<&String> = unwanted.iter().filter(|uid| !goes(uid)).collect();
+        for uid in staying {
             self.order(uid, Order { program: None, auth: Auth::Anonymous, refused: None });
         }
         // A report of a refused manifest has no program behind it, whose end would take it away.

@@ -144,7 +144,7 @@ fn desired(spec: &Value, digest: &str) -> DesiredProgram {
         digest: digest.into(),
         api_version: API_VERSION.into(),
         spec: spec.clone(),
-        loads: BTreeMap::new(),
+        ..DesiredProgram::default()
     }
 }
 

@@ -8,7 +8,7 @@ mod node;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use node::{Node, manifest};
+use node::{Node, manifest, tracing_manifest};
 use serde_json::json;
 use skep_proto::v1::{ProgramReport, State};
 
@@ -168,4 +168,62 @@ async fn a_hangup_has_everything_looked_at() {
     assert_eq!(node.report("counter").await.unwrap().reason, "ImageNotFound");
     node.hang_up();
     soon(&mut node, "counter", "pushed", |r| r.state() == State::Ready).await;
+}
+
+/// An update that the verifier refuses leaves more than what happened to be attached: what ran before is repaired, follows
+/// the node, and is back after a reboot.
+#[tokio::test]
+async fn while_an_update_is_refused_what_ran_before_is_looked_after() {
+    let mut node = Node::start().await;
+    let (image, broken) = (node.push("net", "counter:v1").await, node.push("trace", "broken:v1").await);
+    let text = manifest("counter", &image, json!({"step": 1})).replace("names: [lo]", "match: [lo, \"eth*\"]");
+    node.write("a.yaml", &text.replace("xdp: {", "tcx: {direction: Ingress, ").replace("count_xdp", "count_tc"));
+    let first = node.until("counter", |r| r.state() == State::Ready).await;
+
+    let update = |function| tracing_manifest("counter", &broken, function, "rawTracepoint: {name: sys_enter}");
+    node.write("a.yaml", &update("on_bad"));
+    let refused = node.until("counter", |r| r.reason == "VerifierRejected").await;
+    assert_eq!((refused.state(), &refused.running_revision), (State::Failed, &first.running_revision));
+    assert_ne!(refused.desired_revision, first.running_revision);
+
+    quiet().await;
+    let link = pins(&node, "links").remove(0);
+    std::fs::remove_file(&link).unwrap();
+    let start = Instant::now();
+    while !link.exists() {
+        assert!(start.elapsed() < SOON, "the link is not there again: {}", node.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    node.packets(3);
+    assert_eq!(node.slot("counter", 1).await, 3);
+    assert!(node.log().contains("tcx on lo was gone, and is attached again"), "{}", node.log());
+    node.ip(&["link", "add", "eth7", "type", "veth", "peer", "name", "other"]);
+    let start = Instant::now();
+    while pins(&node, "links").len() < 2 {
+        assert!(start.elapsed() < SOON, "it does not follow the node: {}", node.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let tries = node.log().matches("program failed").count();
+    assert_eq!(tries, 1, "said once");
+
+    // Nor is it lost with the kernel; and the one that is wanted is still wanted.
+    node.reboot();
+    node.hide_manifests(true);
+    node.start_agent().await;
+    let again = node.until("counter", |r| r.reason == "VerifierRejected" && !r.functions.is_empty()).await;
+    assert_eq!(
+        (&again.running_revision, &again.desired_revision),
+        (&first.running_revision, &refused.desired_revision)
+    );
+    node.ip(&["link", "set", "lo", "up"]);
+    node.packets(2);
+    assert_eq!(node.slot("counter", 1).await, 2);
+
+    node.hide_manifests(false);
+    node.write("a.yaml", &update("on_raw"));
+    let last = node.until("counter", |r| r.state() == State::Ready).await;
+    assert_eq!(last.running_revision, last.desired_revision);
+    let record = std::fs::read_to_string(node.state().join("desired").join(format!("{}.json", last.uid))).unwrap();
+    assert!(!record.contains("older"), "what is not needed any more is kept: {record}");
+    assert!(pins(&node, "links").len() == 1 && node.loads_in_bpffs() == 1);
 }

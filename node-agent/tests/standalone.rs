@@ -4,7 +4,7 @@
 #[allow(dead_code, reason = "each test binary uses its part of it")]
 mod node;
 
-use node::{Node, manifest};
+use node::{Node, manifest, tracing_manifest};
 use serde_json::json;
 use skep_proto::v1::{ProgramReport, State};
 
@@ -192,19 +192,19 @@ async fn each_failure_has_its_reason_and_heals_without_a_restart() {
         ),
         (
             "verifier",
-            tracing_manifest(&trace, "on_bad", "rawTracepoint: {name: sys_enter}"),
+            tracing_manifest("x", &trace, "on_bad", "rawTracepoint: {name: sys_enter}"),
             "VerifierRejected",
             "on_bad: R",
         ),
         (
             "no-event",
-            tracing_manifest(&trace, "on_tracepoint", "tracepoint: {category: syscalls, name: sys_enter_nope}"),
+            tracing_manifest("x", &trace, "on_tracepoint", "tracepoint: {category: syscalls, name: sys_enter_nope}"),
             "TargetNotFound",
             "tracepoint syscalls/sys_enter_nope not found",
         ),
         (
             "no-function",
-            tracing_manifest(&trace, "on_btf", "btfTracepoint: {name: no_such_event}"),
+            tracing_manifest("x", &trace, "on_btf", "btfTracepoint: {name: no_such_event}"),
             "TargetNotFound",
             "tracepoint no_such_event not found",
         ),
@@ -250,21 +250,15 @@ async fn each_failure_has_its_reason_and_heals_without_a_restart() {
 async fn a_library_is_probed_by_its_name() {
     let mut node = Node::start().await;
     let trace = node.push("trace", "trace:v1").await;
-    node.write("x.yaml", &tracing_manifest(&trace, "on_uprobe", "uprobe: {binary: libc.so.6, symbol: exit}"));
+    node.write("x.yaml", &tracing_manifest("x", &trace, "on_uprobe", "uprobe: {binary: libc.so.6, symbol: exit}"));
     let report = node.until("x", |r| r.state() == State::Ready).await;
     assert_eq!(report.hooks[0].names, ["libc.so.6:exit"]);
     assert!(std::process::Command::new("/bin/true").status().unwrap().success());
     assert!(node.slot("x", 3).await >= 1);
 
-    node.write("x.yaml", &tracing_manifest(&trace, "on_uprobe", "uprobe: {binary: libc.so.6, symbol: exitt}"));
+    node.write("x.yaml", &tracing_manifest("x", &trace, "on_uprobe", "uprobe: {binary: libc.so.6, symbol: exitt}"));
     let report = node.until("x", |r| r.reason == "TargetNotFound").await;
     assert_eq!(report.message, "on_uprobe: libc.so.6: no symbol exitt");
-}
-
-fn tracing_manifest(image: &str, function: &str, attach: &str) -> String {
-    format!(
-        "apiVersion: skep.dev/v1alpha1\nkind: EbpfProgram\nmetadata: {{name: x, namespace: test}}\nspec:\n  image: {{reference: {image}}}\n  programs:\n  - name: {function}\n    attach:\n    - {attach}\n"
-    )
 }
 
 #[tokio::test]

@@ -137,7 +137,7 @@ impl Agent for AgentService {
             digest: request.digest,
             api_version: request.api_version,
             spec,
-            loads: BTreeMap::new(),
+            ..DesiredProgram::default()
         };
         self.supervisor.apply(program, auth).await.map_err(internal)?;
         Ok(Response::new(ApplyResponse {}))

@@ -1,5 +1,8 @@
 //! A node of the test's own: a network namespace, a cgroup, an agent, a registry, all gone when it ends, even by panic.
 
+mod another;
+mod limits;
+
 use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -126,37 +129,6 @@ impl Node {
         self.dir.path().join("agent.sock")
     }
 
-    /// What another agent says that is given these of this node's places, and ends with.
-    pub fn run_another(&self, places: &[&str]) -> String {
-        let manifests = self.other("manifests");
-        std::fs::create_dir_all(&manifests).unwrap();
-        let mut command = Command::new(agent());
-        command.arg("run").arg("--manifests").arg(manifests);
-        self.fails(&mut command, places)
-    }
-
-    /// The same of a purge beside this node's agent.
-    pub fn purge_another(&self) -> String {
-        let root = self.root();
-        self.fails(Command::new(agent()).arg("purge"), &["--bpffs", &root.to_string_lossy()])
-    }
-
-    fn other(&self, name: &str) -> PathBuf {
-        self.dir.path().join("other").join(name)
-    }
-
-    fn fails(&self, command: &mut Command, places: &[&str]) -> String {
-        let root = Path::new("/sys/fs/bpf").join(format!("{}-other", self.name));
-        let own = [("--state-dir", self.other("state")), ("--bpffs", root.clone()), ("--socket", self.other("socket"))];
-        for (flag, path) in own.iter().filter(|(flag, _)| !places.contains(flag)) {
-            command.arg(flag).arg(path);
-        }
-        let output = command.args(places).stdout(Stdio::null()).stderr(Stdio::piped()).output().unwrap();
-        let _ = std::fs::remove_dir(&root);
-        assert!(!output.status.success(), "it was let");
-        String::from_utf8_lossy(&output.stderr).into_owned()
-    }
-
     pub async fn until_logged(&self, text: &str) {
         let start = Instant::now();
         while !self.log().contains(text) {
@@ -220,70 +192,6 @@ impl Node {
 
     pub fn root(&self) -> PathBuf {
         Path::new("/sys/fs/bpf").join(&self.name)
-    }
-
-    /// Puts the agent that runs into a cgroup of its own with so much memory; `false` where cgroups have no memory
-    /// controller that can be used.
-    pub fn limit_memory(&self, bytes: u64) -> bool {
-        let (dir, file) = self.memory_cgroup();
-        std::fs::create_dir(&dir).is_ok()
-            && std::fs::write(dir.join(file), bytes.to_string()).is_ok()
-            && std::fs::write(dir.join("cgroup.procs"), self.pid().to_string()).is_ok()
-    }
-
-    pub fn raise_memory(&self, bytes: u64) {
-        let (dir, file) = self.memory_cgroup();
-        std::fs::write(dir.join(file), bytes.to_string()).unwrap();
-    }
-
-    fn memory_cgroup(&self) -> (PathBuf, &'static str) {
-        let name = format!("{}-memory", self.name);
-        let v1 = Path::new("/sys/fs/cgroup/memory");
-        if v1.exists() {
-            return (v1.join(name), "memory.limit_in_bytes");
-        }
-        (skep_kernel::probe::cgroup2_mount().unwrap().join(name), "memory.max")
-    }
-
-    /// Puts the agent that runs into a cgroup where it may have `more` threads than it has; `false` where cgroups have no
-    /// pids controller that can be used.
-    pub fn limit_threads(&self, more: usize) -> bool {
-        let dir = self.pids_cgroup();
-        let has = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap().count();
-        std::fs::create_dir(&dir).is_ok()
-            && std::fs::write(dir.join("pids.max"), (has + more).to_string()).is_ok()
-            && std::fs::write(dir.join("cgroup.procs"), self.pid().to_string()).is_ok()
-    }
-
-    pub fn raise_threads(&self) {
-        std::fs::write(self.pids_cgroup().join("pids.max"), "max").unwrap();
-    }
-
-    fn pids_cgroup(&self) -> PathBuf {
-        let v1 = Path::new("/sys/fs/cgroup/pids");
-        let root = if v1.exists() { v1.to_owned() } else { skep_kernel::probe::cgroup2_mount().unwrap() };
-        root.join(format!("{}-pids", self.name))
-    }
-
-    /// Hides the pins of the node behind another file system, as after somebody unmounted the bpffs; or shows them again.
-    pub fn hide_bpffs(&self, hide: bool) {
-        let root = self.root().to_string_lossy().into_owned();
-        match hide {
-            true => run("mount", &["-t", "tmpfs", &self.name, &root]),
-            false => run("umount", &[&root]),
-        }
-    }
-
-    /// The state directory on a file system of its own, of so many bytes. Before the agent starts anew.
-    pub fn mount_state(&self, bytes: u64) {
-        std::fs::create_dir_all(self.state()).unwrap();
-        run("mount", &["-t", "tmpfs", "-o", &format!("size={bytes}"), &self.name, &self.state().to_string_lossy()]);
-    }
-
-    /// Makes the desired store one that cannot be written, or again one that can: while the agent has its lock open, the
-    /// kernel does not let the file system become read-only.
-    pub fn forbid_records(&self, forbid: bool) {
-        run("chattr", &[if forbid { "+i" } else { "-i" }, &self.state().join("desired").to_string_lossy()]);
     }
 
     pub fn state(&self) -> PathBuf {
@@ -508,6 +416,13 @@ pub fn manifest(name: &str, image: &str, globals: serde_json::Value) -> String {
     };
     format!(
         "apiVersion: skep.dev/v1alpha1\nkind: EbpfProgram\nmetadata: {{name: {name}, namespace: test}}\nspec:\n  image: {{reference: \"{image}\"}}\n{globals}  programs:\n  - name: count_xdp\n    attach:\n    - xdp: {{interfaces: {{names: [lo]}}}}\n"
+    )
+}
+
+/// An EbpfProgram with one function on one hook.
+pub fn tracing_manifest(name: &str, image: &str, function: &str, attach: &str) -> String {
+    format!(
+        "apiVersion: skep.dev/v1alpha1\nkind: EbpfProgram\nmetadata: {{name: {name}, namespace: test}}\nspec:\n  image: {{reference: {image}}}\n  programs:\n  - name: {function}\n    attach:\n    - {attach}\n"
     )
 }
 
