@@ -108,6 +108,19 @@ impl Host {
         }
         bpffs::rename(&staged, &self.bpffs.load(uid, name))?;
         kept.publish_new(name, request)?;
+        if !request.share.is_empty() {
+            inherited.outcome.reset.extend(self.left_for_groups(uid, name, request)?);
+        }
+        Ok(inherited.outcome)
+    }
+
+    /// Maps that were the program's own, and are those of groups in this load; said of each.
+    fn left_for_groups(
+        &self,
+        uid: &str,
+        name: &str,
+        request: &LoadRequest,
+    ) -> Result<BTreeMap<String, String>, KernelError> {
         let mut own = bpffs::list(&self.bpffs.kept_maps(uid))?;
         for other in self.bpffs.loads(uid)?.iter().filter(|other| *other != name) {
             let dir = self.bpffs.load(uid, other);
@@ -115,9 +128,7 @@ impl Host {
             own.extend(bpffs::list(&dir.join("maps"))?.into_iter().filter(|map| !shared.contains_key(map)));
         }
         let left = request.share.iter().filter(|(map, _)| own.contains(map));
-        let reset = left.map(|(map, group)| (map.clone(), format!("it is that of group {} now", group.name)));
-        inherited.outcome.reset.extend(reset);
-        Ok(inherited.outcome)
+        Ok(left.map(|(map, group)| (map.clone(), format!("it is that of group {} now", group.name))).collect())
     }
 
     /// The variants that a complete load lacks, with the load's own maps.
@@ -193,8 +204,10 @@ impl Host {
     }
 
     fn stage(&self, dir: &Path, loaded: &Loaded) -> Result<(), KernelError> {
-        bpffs::make_dir(&dir.join("progs"))?;
-        bpffs::make_dir(&dir.join("maps"))?;
+        // From above: whoever begins below finds out by failing what is not there yet.
+        for dir in [dir, &dir.join("progs"), &dir.join("maps")] {
+            bpffs::make_dir(dir)?;
+        }
         for (map, fd) in &loaded.maps {
             pin(fd, &dir.join("maps").join(escape(map)))?;
         }
