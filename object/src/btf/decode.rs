@@ -19,6 +19,16 @@ impl TypeDesc {
     }
 }
 
+impl FieldDesc {
+    /// Decodes a member, out of the bytes of what has it; `null` where they end too early.
+    pub fn decode(&self, bytes: &[u8]) -> Value {
+        match self.bit_size {
+            0 => bytes.get(self.bit_offset as usize / 8..).map_or(Value::Null, |tail| self.desc.decode(tail)),
+            _ => bit_field(self, bytes),
+        }
+    }
+}
+
 /// `record`: a flexible array at the end goes on to the end of `bytes`.
 fn value(desc: &TypeDesc, bytes: &[u8], record: bool) -> Value {
     let Some(own) = bytes.get(..desc.size as usize) else { return Value::Null };

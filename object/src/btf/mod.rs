@@ -8,6 +8,7 @@ pub mod desc;
 mod duration;
 pub mod encode;
 pub mod ext;
+pub mod filter;
 pub mod format;
 pub mod sanitize;
 
