@@ -13,6 +13,7 @@ pub mod cache;
 pub mod digest;
 pub mod error;
 pub mod format;
+pub mod reference;
 pub mod registry;
 
 pub use artifact::{Image, build};

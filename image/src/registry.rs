@@ -25,6 +25,7 @@ use crate::auth::Auth;
 use crate::digest::Digest;
 use crate::error::{Fault, ImageError};
 use crate::format::{Bytecode, Layer, Next, architecture, read_layer, read_manifest};
+use crate::reference::parse;
 
 /// How registries are reached.
 #[derive(Clone)]
@@ -184,10 +185,6 @@ impl Registry {
             Err(_) => Err(ImageError::Timeout { reference: reference.into(), after: self.config.timeout }),
         }
     }
-}
-
-fn parse(reference: &str) -> Result<Reference, ImageError> {
-    reference.parse().map_err(|error: oci_client::ParseError| Fault::Reference(error.to_string()).of(reference))
 }
 
 fn credentials(auth: &Auth) -> RegistryAuth {
