@@ -15,6 +15,12 @@ pub fn possible() -> io::Result<u32> {
     Ok(*POSSIBLE.get_or_init(|| count))
 }
 
+/// CPUs that run, from /sys/devices/system/cpu/online.
+pub fn online() -> io::Result<Vec<u32>> {
+    let text = std::fs::read_to_string("/sys/devices/system/cpu/online")?;
+    members(text.trim()).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "cpu/online is unreadable"))
+}
+
 /// Runs something on one CPU, if this thread may run there; else where it is.
 pub fn on<T>(cpu: u32, what: impl FnOnce() -> T) -> T {
     // SAFETY: an all-zero cpu_set_t is the empty set of the plain C struct.
@@ -38,6 +44,15 @@ fn parse(list: &str) -> Option<u32> {
     list.rsplit(['-', ',']).next()?.parse::<u32>().ok()?.checked_add(1)
 }
 
+fn members(list: &str) -> Option<Vec<u32>> {
+    let range = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some(first.parse::<u32>().ok()?..=last.parse::<u32>().ok()?)
+    };
+    let ranges: Option<Vec<_>> = list.split(',').map(range).collect();
+    Some(ranges?.into_iter().flatten().collect())
+}
+
 #[cfg(test)]
 mod tests {
     #[test]
@@ -46,5 +61,8 @@ mod tests {
         assert_eq!(super::parse("0-1"), Some(2));
         assert_eq!(super::parse("0-3,8"), Some(9));
         assert_eq!(super::parse(""), None);
+        assert_eq!(super::members("0-3,8"), Some(vec![0, 1, 2, 3, 8]));
+        assert_eq!(super::members("0"), Some(vec![0]));
+        assert_eq!(super::members(""), None);
     }
 }

@@ -7,7 +7,8 @@ use serde_json::Value;
 use skep_object::btf::desc::TypeDesc;
 
 use crate::observe::btf_of;
-use crate::sys::map::{MMAPABLE, Map, MapInfo, Mapping, types};
+use crate::sys::map::{MMAPABLE, Map, MapInfo, types};
+use crate::sys::mapping::Mapping;
 
 /// Entries asked for at once. A hash returns whole buckets: what does not fit is asked for again with more room.
 const BATCH: u32 = 4096;
@@ -101,6 +102,20 @@ impl MapReader {
         self.map.info()
     }
 
+    pub fn map(&self) -> &Map {
+        &self.map
+    }
+
+    pub fn into_fd(self) -> OwnedFd {
+        self.map.into_fd()
+    }
+
+    /// The values of an entry, without padding: one, or one per possible CPU.
+    pub fn values_of<'a>(&self, entry: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        let size = self.info().value_size as usize;
+        entry.chunks(self.value_stride.max(1) as usize).map(move |value| value.get(..size).unwrap_or(value))
+    }
+
     /// Bytes of one entry's values.
     pub fn entry_len(&self) -> usize {
         self.map.value_len()
@@ -149,7 +164,7 @@ impl MapReader {
     /// entries that are longer.
     pub fn read(&self, mut sink: impl FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
         match way(self.info()) {
-            Way::Mapped => match Mapping::new(&self.map) {
+            Way::Mapped => match self.map.mapping() {
                 Ok(mapping) => {
                     self.read_mapped(&mapping, &mut sink);
                     Ok(())

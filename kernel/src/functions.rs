@@ -47,9 +47,18 @@ pub fn open(program: u32, function: &str) -> Result<(OwnedFd, u32), KernelError>
     Ok((fd, id.ok_or_else(gone)?))
 }
 
+/// The types of a loaded program; `None` of one that was loaded without.
+pub fn btf_of(program: u32) -> io::Result<Option<Btf>> {
+    let Some((btf, _)) = program::functions(program::by_id(program)?.as_fd())? else { return Ok(None) };
+    parsed(btf).map(Some)
+}
+
+fn parsed(btf: u32) -> io::Result<Btf> {
+    Btf::parse(&sys::btf_by_id(btf)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))
+}
+
 fn btf_id(program: BorrowedFd<'_>, function: &str) -> io::Result<Option<u32>> {
     let Some((btf, own)) = program::functions(program)? else { return Ok(None) };
-    let btf =
-        Btf::parse(&sys::btf_by_id(btf)?).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))?;
+    let btf = parsed(btf)?;
     Ok(btf.find(function, Kind::Func).filter(|id| own.contains(id)))
 }

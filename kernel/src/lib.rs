@@ -14,7 +14,8 @@ pub mod changed;
 pub mod cpus;
 pub mod dump;
 pub mod error;
-mod functions;
+pub mod events;
+pub mod functions;
 pub mod gate;
 pub mod hook;
 pub mod host;
@@ -30,6 +31,7 @@ pub mod seam;
 pub mod shared;
 pub mod sys;
 pub mod tc;
+pub mod write;
 
 pub use error::KernelError;
 pub use hook::{Hook, Target};

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::bpffs::{self, Bpffs};
 use crate::error::KernelError;
@@ -72,14 +72,30 @@ pub fn remains(before: &Observed) -> Vec<Remain> {
     all
 }
 
+/// Processes, but for this one, that have a map open, as far as can be known: a mapping alone has no name.
+pub fn holders_of_map(id: u32) -> Vec<String> {
+    let map = [Remain { what: What::Map, name: String::new(), id }];
+    let me = std::process::id();
+    let others = processes().filter(|(pid, path)| *pid != me && !descriptors(path, &map).is_empty());
+    others.map(|(pid, path)| named(pid, &path)).collect()
+}
+
+fn processes() -> impl Iterator<Item = (u32, PathBuf)> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    all.filter_map(|process| Some((process.file_name().to_str()?.parse().ok()?, process.path())))
+}
+
+fn named(pid: u32, process: &Path) -> String {
+    let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
+    format!("{} (pid {pid})", name.trim())
+}
+
 /// Each with who holds it, as far as can be known: `map hits (id 7), held by bpftool (pid 12)`.
 pub fn held_by(remains: &[Remain]) -> Vec<String> {
     let mut holders: BTreeMap<(What, u32), Vec<String>> = BTreeMap::new();
-    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        for remain in descriptors(&process.path(), remains) {
-            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            let who = format!("{} (pid {pid})", name.trim());
+    for (pid, process) in processes() {
+        for remain in descriptors(&process, remains) {
+            let who = named(pid, &process);
             let known = holders.entry((remain.what, remain.id)).or_default();
             if !known.contains(&who) {
                 known.push(who);

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use skep_object::map::MapDef;
 
 use super::attr::{FdById, MapBatch, MapCreate, MapElement, OneFd};
+use super::mapping::Mapping;
 use super::{Command, bpf, bpf_fd, field_text, ids, info_by_fd, kernel_name, raw};
 
 const BPF_F_NUMA_NODE: u32 = 1 << 2;
@@ -17,9 +18,13 @@ pub mod types {
     pub const PERF_EVENT_ARRAY: u32 = 4;
     pub const PERCPU_HASH: u32 = 5;
     pub const PERCPU_ARRAY: u32 = 6;
+    pub const STACK_TRACE: u32 = 7;
+    pub const CGROUP_ARRAY: u32 = 8;
     pub const LRU_HASH: u32 = 9;
     pub const LRU_PERCPU_HASH: u32 = 10;
     pub const LPM_TRIE: u32 = 11;
+    pub const ARRAY_OF_MAPS: u32 = 12;
+    pub const HASH_OF_MAPS: u32 = 13;
     pub const DEVMAP: u32 = 14;
     pub const SOCKMAP: u32 = 15;
     pub const CPUMAP: u32 = 16;
@@ -255,6 +260,15 @@ impl Map {
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+    /// The values of an array with [`MMAPABLE`], eight-byte aligned, one after the other. Programs write them meanwhile:
+    /// what is copied out is as new as each of its words, and no more than that is promised by a lookup either.
+    pub fn mapping(&self) -> io::Result<Mapping> {
+        let stride = self.info.value_size.next_multiple_of(8) as usize;
+        Mapping::new(self.fd(), 0, stride.saturating_mul(self.info.max_entries as usize), false)
+    }
     /// Bytes of one entry's values.
     pub fn value_len(&self) -> usize {
         self.value_len
@@ -357,46 +371,5 @@ impl Map {
         values.truncate(count * self.value_len);
         *cursor = Some(next);
         Ok(done)
-    }
-}
-
-/// The values of an array, mapped to be read. Programs write them meanwhile: what is copied out is as new as each of its
-/// words, and no more than that is promised by a lookup either.
-#[derive(Debug)]
-pub struct Mapping {
-    at: *const u8,
-    len: usize,
-}
-
-impl Mapping {
-    /// Only of an array with [`MMAPABLE`]. Values lie eight-byte aligned, one after the other.
-    pub fn new(map: &Map) -> io::Result<Self> {
-        let stride = map.info.value_size.next_multiple_of(8) as usize;
-        // SAFETY: asks for a constant of the system.
-        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
-        let len = stride.saturating_mul(map.info.max_entries as usize).next_multiple_of(page);
-        let flags = libc::MAP_SHARED;
-        // SAFETY: a new mapping of a live descriptor, placed by the kernel; nothing of ours is touched.
-        let at =
-            unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, flags, raw(map.fd()).cast_signed(), 0) };
-        if at == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Mapping { at: at.cast::<u8>().cast_const(), len })
-    }
-
-    /// Copies bytes from an offset on; those beyond the end are left as they are.
-    pub fn copy(&self, offset: usize, out: &mut [u8]) {
-        let len = out.len().min(self.len.saturating_sub(offset));
-        // SAFETY: `offset + len` is inside of the mapping, which lives as long as `self`; `out` is memory of our own.
-        // What others write at the same time is bytes without a meaning to the compiler.
-        unsafe { std::ptr::copy_nonoverlapping(self.at.add(offset.min(self.len)), out.as_mut_ptr(), len) }
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the mapping is our own, of that length, and nobody has a reference into it.
-        let _ = unsafe { libc::munmap(self.at.cast_mut().cast(), self.len) };
     }
 }

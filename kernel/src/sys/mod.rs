@@ -6,6 +6,7 @@
 mod attr;
 pub mod link;
 pub mod map;
+pub mod mapping;
 pub mod netlink;
 pub mod perf;
 pub mod program;
@@ -104,6 +105,19 @@ pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
 pub fn load_btf(data: &[u8]) -> io::Result<OwnedFd> {
     let size = u32::try_from(data.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
     bpf_fd(Command::BtfLoad, &mut BtfLoad { btf: data.as_ptr() as u64, log: 0, size, log_size: 0, log_level: 0 })
+}
+
+/// Waits until one of some descriptors can be read, at most for that time. A signal ends it early.
+pub fn wait_readable(fds: &[BorrowedFd<'_>], patience: std::time::Duration) -> io::Result<()> {
+    let wanted = |fd: &BorrowedFd<'_>| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let mut wanted: Vec<libc::pollfd> = fds.iter().map(wanted).collect();
+    let millis = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the list is live and of the length that is passed; its descriptors are borrowed for the call.
+    let ret = unsafe { libc::poll(wanted.as_mut_ptr(), wanted.len() as libc::nfds_t, millis) };
+    if ret < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// MEMBARRIER_CMD_GLOBAL (include/uapi/linux/membarrier.h).

@@ -1,4 +1,4 @@
-//! Perf events, as far as programs are attached through them.
+//! Perf events, as far as programs are attached through them, or write to them.
 
 use std::ffi::CString;
 use std::io;
@@ -21,16 +21,19 @@ struct PerfEventAttr {
     config2: u64,
 }
 
+const PERF_TYPE_SOFTWARE: u32 = 1;
+const PERF_COUNT_SW_BPF_OUTPUT: u64 = 10;
 const PERF_TYPE_TRACEPOINT: u32 = 2;
 const PERF_SAMPLE_RAW: u64 = 1 << 10;
 const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 
-/// An event on every process: of one CPU in name, but programs run wherever the event happens.
-fn open(attr: &mut PerfEventAttr) -> io::Result<OwnedFd> {
+/// An event on every process, on one CPU.
+fn open(attr: &mut PerfEventAttr, cpu: u32) -> io::Result<OwnedFd> {
     attr.size = size_of::<PerfEventAttr>() as u32;
     // SAFETY: `attr` is a live struct that says its own size; strings it points to outlive the call in both callers.
-    let fd =
-        unsafe { libc::syscall(libc::SYS_perf_event_open, std::ptr::from_mut(attr), -1, 0, -1, PERF_FLAG_FD_CLOEXEC) };
+    let fd = unsafe {
+        libc::syscall(libc::SYS_perf_event_open, std::ptr::from_mut(attr), -1, cpu, -1, PERF_FLAG_FD_CLOEXEC)
+    };
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -38,25 +41,38 @@ fn open(attr: &mut PerfEventAttr) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// A tracepoint by the id that tracefs gives it.
+/// A tracepoint by the id that tracefs gives it. Of one CPU in name, but programs run wherever it happens.
 pub fn tracepoint(id: u64) -> io::Result<OwnedFd> {
-    open(&mut PerfEventAttr {
-        event_type: PERF_TYPE_TRACEPOINT,
-        config: id,
-        sample_period: 1,
-        sample_type: PERF_SAMPLE_RAW,
-        ..PerfEventAttr::default()
-    })
+    samples(PERF_TYPE_TRACEPOINT, id, 0)
 }
 
-/// A probe of the dynamic PMU `event_type`: on a kernel function and offset in it, or on a file and offset in it.
+/// What programs write for user space on one CPU; wakes its reader for each record.
+pub fn bpf_output(cpu: u32) -> io::Result<OwnedFd> {
+    samples(PERF_TYPE_SOFTWARE, PERF_COUNT_SW_BPF_OUTPUT, cpu)
+}
+
+fn samples(event_type: u32, config: u64, cpu: u32) -> io::Result<OwnedFd> {
+    let mut attr = PerfEventAttr {
+        event_type,
+        config,
+        sample_period: 1,
+        sample_type: PERF_SAMPLE_RAW,
+        wakeup_events: 1,
+        ..PerfEventAttr::default()
+    };
+    open(&mut attr, cpu)
+}
+
+/// A probe of the dynamic PMU `event_type`: on a kernel function and offset in it, or on a file and offset in it. Of one
+/// CPU in name.
 pub fn probe(event_type: u32, on_return: Option<u32>, name: &str, offset: u64) -> io::Result<OwnedFd> {
     let name = CString::new(name).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-    open(&mut PerfEventAttr {
+    let mut attr = PerfEventAttr {
         event_type,
         config: on_return.map_or(0, |bit| 1 << bit),
         config1: name.as_ptr() as u64,
         config2: offset,
         ..PerfEventAttr::default()
-    })
+    };
+    open(&mut attr, 0)
 }

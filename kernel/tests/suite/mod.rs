@@ -1,5 +1,6 @@
 mod drift;
 mod dump;
+mod events;
 mod fires;
 mod fixture;
 mod functions;

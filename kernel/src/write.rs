@@ -1,0 +1,106 @@
+//! Writing maps from user space.
+//!
+//! **Guarantees.** All entries are written, or none: when the kernel refuses one, those before it become what they were.
+//! Two things are beyond that: what programs wrote to the same keys meanwhile, and maps without keys, of which what was
+//! put in stays.
+
+use std::io;
+
+use crate::sys::map::{Map, MapInfo, types};
+
+/// What a write asks of its keys: BPF_ANY, BPF_NOEXIST, BPF_EXIST (include/uapi/linux/bpf.h).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Made or replaced.
+    Any = 0,
+    /// Not there yet.
+    Create = 1,
+    /// There already.
+    Replace = 2,
+}
+
+/// Key and value as they lie in memory.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
+/// Why entries were not written, or taken out.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}")]
+pub struct WriteError {
+    /// Which one was refused.
+    pub index: usize,
+    /// How many of those before it could not be made what they were.
+    pub stay: usize,
+    pub source: io::Error,
+}
+
+/// Why user space cannot write such a map; `None`: it can.
+pub fn refusal(info: &MapInfo) -> Option<&'static str> {
+    Some(match info.map_type {
+        types::PROG_ARRAY | types::ARRAY_OF_MAPS | types::HASH_OF_MAPS | types::PERF_EVENT_ARRAY => {
+            "its values are programs, maps or events, which its owner opens"
+        }
+        types::CGROUP_ARRAY => "its values are cgroups, which its owner opens",
+        types::SOCKMAP | types::SOCKHASH | types::REUSEPORT_SOCKARRAY | types::XSKMAP => {
+            "its values are sockets, which their owner opens"
+        }
+        types::SK_STORAGE | types::INODE_STORAGE | types::TASK_STORAGE | types::CGRP_STORAGE => {
+            "its entries belong to sockets, inodes, tasks or cgroups"
+        }
+        types::RINGBUF | types::STACK_TRACE => "programs alone write it",
+        types::USER_RINGBUF => "it takes records, not entries",
+        types::STRUCT_OPS => "its value is registered with the kernel",
+        types::ARENA => "an arena is memory without entries",
+        _ => return None,
+    })
+}
+
+/// Why entries of such a map cannot be taken out; `None`: they can.
+pub fn deletion_refusal(info: &MapInfo) -> Option<&'static str> {
+    match info.map_type {
+        types::ARRAY | types::PERCPU_ARRAY => Some("an array has all its entries always; write zeroes instead"),
+        types::QUEUE | types::STACK => Some("its entries have no keys; they are taken from its head, by programs"),
+        types::BLOOM_FILTER => Some("nothing can be taken out of a bloom filter"),
+        _ => refusal(info),
+    }
+}
+
+/// Writes entries in their order.
+pub fn write(map: &Map, entries: &[Entry], mode: Mode) -> Result<(), WriteError> {
+    let keyed = map.info().key_size > 0;
+    let mut before = Vec::new();
+    for (index, (key, value)) in entries.iter().enumerate() {
+        let old = if keyed { map.lookup(key) } else { Ok(None) };
+        match old.and_then(|old| map.update(key, value, mode as u64).map(|()| old)) {
+            Ok(old) => before.push(old),
+            Err(source) => {
+                let stay = restore(map, &entries[..index], before);
+                return Err(WriteError { index, stay, source });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes entries what they were, the last first; how many could not be.
+fn restore(map: &Map, entries: &[Entry], before: Vec<Option<Vec<u8>>>) -> usize {
+    if map.info().key_size == 0 {
+        return entries.len();
+    }
+    let back = |((key, _), old): (&Entry, Option<Vec<u8>>)| match old {
+        Some(old) => map.update(key, &old, 0),
+        None => map.delete(key).map(drop),
+    };
+    entries.iter().zip(before).rev().map(back).filter(Result::is_err).count()
+}
+
+/// Takes entries out; how many there were. Those before one that the kernel refuses to take out stay out.
+pub fn delete(map: &Map, keys: &[Vec<u8>]) -> Result<u64, WriteError> {
+    let mut deleted = 0;
+    for (index, key) in keys.iter().enumerate() {
+        match map.delete(key) {
+            Ok(was_there) => deleted += u64::from(was_there),
+            Err(source) => return Err(WriteError { index, stay: index, source }),
+        }
+    }
+    Ok(deleted)
+}
