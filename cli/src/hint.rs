@@ -112,6 +112,7 @@ pub fn hint(reason: Reason, said: &[&str]) -> &'static str {
         Reason::NodeFull => {
             "Lower maxEntries of the map that the message names, or raise the memory limit of the agents."
         }
+        Reason::MapWritten => "Nothing is wrong: somebody wrote a map, and an Event says who.",
         Reason::AgentTooOld => "Upgrade Skep's agents: this one does not know a kind or field that the spec uses.",
         Reason::Timeout => {
             "Wait, it is tried again by itself; if it stays, look at the load of the node and at the agent's log."

@@ -69,6 +69,8 @@ reasons! {
     GlobalInvalid: false,
     /// A map that is kept has another definition in the new revision.
     MapIncompatible: false,
+    /// Somebody wrote or deleted entries of a map through an agent; of Events only.
+    MapWritten: false,
     /// The kernel's verifier refused a function; the log says why.
     VerifierRejected: false,
     /// The node's kernel cannot do what the program asks for.

@@ -22,7 +22,7 @@ async fn main() {
     let start = Instant::now();
     let mut client = InspectorClient::new(skep_proto::client::unix(socket).await.unwrap());
     let program = Some(ProgramRef { namespace: namespace.clone(), name: name.clone() });
-    let request = DumpMapRequest { program, map: map.clone(), decode: false, limit: 0 };
+    let request = DumpMapRequest { program, map: map.clone(), ..DumpMapRequest::default() };
     let mut stream = client.dump_map(request).await.unwrap().into_inner();
     let (mut bytes, mut seen, mut end) = (0, 0, None);
     while let Some(frame) = stream.message().await.unwrap() {

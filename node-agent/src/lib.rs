@@ -14,6 +14,7 @@ pub mod discover;
 pub mod drift;
 pub mod epoch;
 pub mod error;
+pub mod events;
 pub mod execute;
 #[cfg(test)]
 mod fake;

@@ -121,6 +121,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
             shared: shared.clone(),
             host,
             authorizer: Arc::new(Authorizer::new(client)),
+            events: Arc::default(),
         }),
     };
     let (socket, on_socket, stop) = (config.places.socket.clone(), services.clone(), cancel.clone());

@@ -38,6 +38,13 @@ pub struct Right {
 /// Seeing programs and their maps.
 pub const GET_MAPS: Right = Right { verb: "get", subresource: "maps" };
 
+/// Writing entries of maps, and deleting them.
+pub const UPDATE_MAPS: Right = Right { verb: "update", subresource: "maps" };
+pub const DELETE_MAPS: Right = Right { verb: "delete", subresource: "maps" };
+
+/// Reading records of ring buffers and perf event arrays.
+pub const GET_EVENTS: Right = Right { verb: "get", subresource: "events" };
+
 /// Asks the API server. Without one (standalone) tokens are refused.
 pub struct Authorizer {
     client: Option<kube::Client>,

@@ -22,6 +22,17 @@ pub enum Caller {
     Nobody,
 }
 
+impl std::fmt::Display for Caller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Caller::Root => f.write_str("root of the node"),
+            Caller::Operator => f.write_str("the operator"),
+            Caller::User(user) => f.write_str(user.info.username.as_deref().unwrap_or("somebody without a name")),
+            Caller::Nobody => f.write_str("nobody"),
+        }
+    }
+}
+
 /// The owner of a token.
 #[derive(Clone, Debug, PartialEq)]
 pub struct User {

@@ -1,9 +1,12 @@
 //! Looking into the node's programs and maps. Reading never changes what is read; memory per stream is bounded by the
 //! frames in its queue.
 
+mod dump;
+mod events;
+mod write;
+
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
 
 use prost::bytes::Bytes;
 use skep_crds::Reason;
@@ -12,26 +15,24 @@ use skep_kernel::dump::MapReader;
 use skep_kernel::sys::map::{MapInfo as KernelMapInfo, type_name};
 use skep_proto::v1::inspector_server::Inspector;
 use skep_proto::v1::{
-    DecodedEntries, DecodedEntry, DumpMapRequest, End, ListMapsRequest, ListMapsResponse, ListProgramsRequest,
-    ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, MapSchema, ProgramRef, ProgramReport,
-    RawEntries, lookup_map_request::Key, map_frame::Frame,
+    DeleteMapEntriesRequest, DeleteMapEntriesResponse, DumpMapRequest, ListMapsRequest, ListMapsResponse,
+    ListProgramsRequest, ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, ProgramRef,
+    ProgramReport, TailEventsRequest, UpdateMapRequest, UpdateMapResponse, datum::Datum, lookup_map_request::Key,
 };
-use skep_proto::value::{from_json, to_json};
+use skep_proto::value::from_json;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 use super::auth::{Authorizer, GET_MAPS};
-use super::frames::type_message;
 use super::refuse;
 use crate::actor::Shared;
+use crate::events::Readers;
 use crate::images::blocking;
 
 /// Frames that wait for a slow reader; then reading the map waits.
 const QUEUE: usize = 4;
-/// Decoded entries a frame.
-const DECODED: usize = 256;
 
 /// Implements the service.
 #[derive(Debug)]
@@ -39,6 +40,7 @@ pub struct InspectorService {
     pub shared: Arc<Shared>,
     pub host: Arc<Host>,
     pub authorizer: Arc<Authorizer>,
+    pub events: Arc<Readers>,
 }
 
 /// A program that is not on this node is no secret kept and no map found.
@@ -145,11 +147,8 @@ impl Inspector for InspectorService {
             return Err(refuse(Code::FailedPrecondition, Reason::KernelUnsupported, message));
         }
         let (sender, receiver) = mpsc::channel(QUEUE);
-        // Ends when all is read, or when the client is gone and its queue with it.
-        tokio::task::spawn_blocking(move || {
-            let mut dump = Dump { sender, count: 0, limit: request.limit, decode: request.decode };
-            dump.run(&report, &request.map, &reader);
-        });
+        let mut dump = dump::Dump::new(&request, &reader, sender)?;
+        tokio::task::spawn_blocking(move || dump.run(&report, &request.map, &reader));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -160,89 +159,42 @@ impl Inspector for InspectorService {
         let report = self.report(request.program.as_ref())?;
         let reader = self.open(&report, &request.map).await?;
         let key = match request.key {
-            Some(Key::Raw(bytes)) => bytes.to_vec(),
-            Some(Key::Json(value)) => skep_object::globals::encode(&reader.key, &to_json(&value))
-                .map_err(|e| Status::invalid_argument(e.under("key").under(&request.map).to_string()))?,
+            Some(Key::Raw(bytes)) => Some(Datum::Raw(bytes)),
+            Some(Key::Json(value)) => Some(Datum::Json(value)),
             None => return Err(Status::invalid_argument("key is missing: json or raw")),
         };
-        if key.len() != reader.info().key_size as usize {
-            let message = format!("key: {} bytes, the map's keys have {}", key.len(), reader.info().key_size);
-            return Err(Status::invalid_argument(message));
-        }
+        let key =
+            write::key(&reader, key).map_err(|why| Status::invalid_argument(format!("map {}: {why}", request.map)))?;
+        let schema = request.schema.then(|| dump::schema(&report, &request.map, &reader));
+        let raw_key = Bytes::copy_from_slice(&key);
         let found = blocking(move || reader.lookup(&key).map(|v| v.map(|v| (reader.decode_values(&v), v))))
             .await
             .map_err(failed)?;
         let found = found.map_err(|e| failed(format!("map {}: {e}", request.map)))?;
+        let nothing = LookupMapResponse { raw_key, schema, ..LookupMapResponse::default() };
         Ok(Response::new(match found {
             Some((value, raw)) => {
-                LookupMapResponse { found: true, value: Some(from_json(&value)), raw_value: Bytes::from(raw) }
+                let (value, raw_value) = (Some(from_json(&value)), Bytes::from(raw));
+                LookupMapResponse { found: true, value, raw_value, ..nothing }
             }
-            None => LookupMapResponse::default(),
+            None => nothing,
         }))
     }
-}
 
-struct Dump {
-    sender: mpsc::Sender<Result<MapFrame, Status>>,
-    count: u64,
-    limit: u64,
-    decode: bool,
-}
-
-impl Dump {
-    fn run(&mut self, report: &ProgramReport, map: &str, reader: &MapReader) {
-        let start = Instant::now();
-        let schema = MapSchema {
-            map: Some(map_info(report, map, reader)),
-            key: Some(type_message(&reader.key)),
-            value: Some(type_message(&reader.value)),
-            values_per_entry: reader.values_per_entry,
-            value_stride: reader.value_stride,
-        };
-        if !self.send(Frame::Schema(schema)) {
-            return;
-        }
-        let result = reader.read(|keys, values| self.entries(reader, keys, values));
-        match result {
-            Ok(()) => {
-                let end = End { count: self.count, elapsed_us: start.elapsed().as_micros() as u64, raced: 0 };
-                self.send(Frame::End(end));
-            }
-            Err(e) => drop(self.sender.blocking_send(Err(failed(format!("map {map}: {e}"))))),
-        }
+    async fn update_map(&self, request: Request<UpdateMapRequest>) -> Result<Response<UpdateMapResponse>, Status> {
+        self.write(request).await
     }
 
-    fn send(&self, frame: Frame) -> bool {
-        self.sender.blocking_send(Ok(MapFrame { frame: Some(frame) })).is_ok()
+    async fn delete_map_entries(
+        &self,
+        request: Request<DeleteMapEntriesRequest>,
+    ) -> Result<Response<DeleteMapEntriesResponse>, Status> {
+        self.delete(request).await
     }
 
-    /// Packed entries as the kernel gave them; false when there is no more to do.
-    fn entries(&mut self, reader: &MapReader, keys: &[u8], values: &[u8]) -> bool {
-        let (key_len, value_len) = (reader.info().key_size as usize, reader.entry_len());
-        let mut count = values.len().checked_div(value_len).unwrap_or(0);
-        if self.limit > 0 {
-            count = count.min((self.limit - self.count) as usize);
-        }
-        self.count += count as u64;
-        let (keys, values) = (&keys[..count * key_len], &values[..count * value_len]);
-        let sent = if self.decode {
-            // Queues and stacks have no keys.
-            let keyed = values.chunks_exact(value_len).enumerate();
-            let entries: Vec<(&[u8], &[u8])> = keyed.map(|(i, v)| (&keys[i * key_len..(i + 1) * key_len], v)).collect();
-            entries.chunks(DECODED).all(|chunk| {
-                let entries = chunk.iter().map(|(k, v)| DecodedEntry {
-                    key: Some(from_json(&reader.key.decode(k))),
-                    value: Some(from_json(&reader.decode_values(v))),
-                });
-                self.send(Frame::Decoded(DecodedEntries { entries: entries.collect() }))
-            })
-        } else {
-            self.send(Frame::Raw(RawEntries {
-                count: count as u32,
-                keys: Bytes::copy_from_slice(keys),
-                values: Bytes::copy_from_slice(values),
-            }))
-        };
-        sent && (self.limit == 0 || self.count < self.limit)
+    type TailEventsStream = events::Events;
+
+    async fn tail_events(&self, request: Request<TailEventsRequest>) -> Result<Response<events::Events>, Status> {
+        self.tail(request).await
     }
 }

@@ -37,8 +37,8 @@ const STREAMS: u32 = 100;
 const PING: Duration = Duration::from_secs(20);
 /// Largest message taken: a spec is at most 1.5 MiB (etcd), pods come in one message.
 const MAX_MESSAGE: usize = 16 << 20;
-/// Largest request to the Inspector: names, and a key.
-const MAX_QUESTION: usize = 64 << 10;
+/// Largest request to the Inspector: entries to write.
+const MAX_QUESTION: usize = 4 << 20;
 
 /// Both services, shared by both listeners.
 #[derive(Clone, Debug)]

@@ -1,3 +1,7 @@
+use std::path::Path;
+
+use skep_kernel::hook::{Family, Netfilter, NetfilterHook};
+
 use super::*;
 use crate::view::ContainerView;
 use serde_json::{Value, json};

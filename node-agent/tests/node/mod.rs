@@ -268,6 +268,11 @@ impl Node {
         }
     }
 
+    /// The agent's Inspector.
+    pub fn inspector(&self) -> InspectorClient<Channel> {
+        self.client.clone().unwrap()
+    }
+
     /// All pods of the node, as the operator tells of them.
     pub async fn tell_pods(&self, pods: Vec<Pod>) {
         let channel = skep_proto::client::unix(&self.dir.path().join("agent.sock")).await.unwrap();
@@ -352,6 +357,7 @@ impl Node {
             program: Some(ProgramRef { namespace: "test".into(), name: name.into() }),
             map: "hits".into(),
             key: Some(Key::Json(skep_proto::value::from_json(&serde_json::json!(slot)))),
+            schema: false,
         };
         let answer = self.client.as_mut().unwrap().lookup_map(request).await.unwrap().into_inner();
         u64::from_ne_bytes(answer.raw_value[..].try_into().unwrap())

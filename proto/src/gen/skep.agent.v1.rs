@@ -979,6 +979,13 @@ pub struct DumpMapRequest {
     /// At most this many entries; 0: all.
     #[prost(uint64, tag = "4")]
     pub limit: u64,
+    /// Only entries that satisfy this, evaluated on the node: `value.packets > 1000 and key.source == 10.0.0.1`
+    /// (docs/filter.md). Of a per-CPU map any CPU's value may.
+    #[prost(string, tag = "5")]
+    pub filter: ::prost::alloc::string::String,
+    /// With `limit`: those entries whose member, e.g. `value.packets`, is largest, in that order. Of a per-CPU map its sum.
+    #[prost(string, tag = "6")]
+    pub top: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MapFrame {
@@ -1014,6 +1021,9 @@ pub struct MapSchema {
     /// Bytes from one value to the next within an entry (per-CPU values are padded to 8).
     #[prost(uint32, tag = "5")]
     pub value_stride: u32,
+    /// The kernel shows one entry of several: the next that would be taken out (queues, stacks).
+    #[prost(bool, tag = "6")]
+    pub head_only: bool,
 }
 /// A type, described well enough to decode bytes with it.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1194,6 +1204,7 @@ pub struct DecodedEntry {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct End {
+    /// Entries sent.
     #[prost(uint64, tag = "1")]
     pub count: u64,
     #[prost(uint64, tag = "2")]
@@ -1201,6 +1212,9 @@ pub struct End {
     /// Entries that could not be read in a consistent way because the map changed meanwhile.
     #[prost(uint64, tag = "3")]
     pub raced: u64,
+    /// Entries looked at.
+    #[prost(uint64, tag = "4")]
+    pub read: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LookupMapRequest {
@@ -1208,6 +1222,9 @@ pub struct LookupMapRequest {
     pub program: ::core::option::Option<ProgramRef>,
     #[prost(string, tag = "2")]
     pub map: ::prost::alloc::string::String,
+    /// True: the schema comes with the answer.
+    #[prost(bool, tag = "5")]
+    pub schema: bool,
     #[prost(oneof = "lookup_map_request::Key", tags = "3, 4")]
     pub key: ::core::option::Option<lookup_map_request::Key>,
 }
@@ -1230,14 +1247,211 @@ pub struct LookupMapResponse {
     pub value: ::core::option::Option<::prost_types::Value>,
     #[prost(bytes = "bytes", tag = "3")]
     pub raw_value: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub raw_key: ::prost::bytes::Bytes,
+    #[prost(message, optional, tag = "5")]
+    pub schema: ::core::option::Option<MapSchema>,
+}
+/// A key or a value.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Datum {
+    #[prost(oneof = "datum::Datum", tags = "1, 2")]
+    pub datum: ::core::option::Option<datum::Datum>,
+}
+/// Nested message and enum types in `Datum`.
+pub mod datum {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Datum {
+        /// Checked against the map's BTF, and spelled as docs/decode.md says.
+        #[prost(message, tag = "1")]
+        Json(::prost_types::Value),
+        /// As it lies in memory; of a per-CPU map's value the values of all possible CPUs, each padded to 8 bytes.
+        #[prost(bytes, tag = "2")]
+        Raw(::prost::bytes::Bytes),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct MapEntry {
+    /// Absent for queues, stacks and bloom filters, which have none.
+    #[prost(message, optional, tag = "1")]
+    pub key: ::core::option::Option<Datum>,
+    /// As JSON, of a per-CPU map: a list with a value for each possible CPU.
+    #[prost(message, optional, tag = "2")]
+    pub value: ::core::option::Option<Datum>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UpdateMapRequest {
+    #[prost(message, optional, tag = "1")]
+    pub program: ::core::option::Option<ProgramRef>,
+    #[prost(string, tag = "2")]
+    pub map: ::prost::alloc::string::String,
+    /// Written in this order; at most 65,536.
+    #[prost(message, repeated, tag = "3")]
+    pub entries: ::prost::alloc::vec::Vec<MapEntry>,
+    #[prost(enumeration = "update_map_request::Mode", tag = "4")]
+    pub mode: i32,
+}
+/// Nested message and enum types in `UpdateMapRequest`.
+pub mod update_map_request {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+    #[repr(i32)]
+    pub enum Mode {
+        /// Entries are made, or replaced.
+        Unspecified = 0,
+        /// Only entries whose key is not there yet (BPF_NOEXIST).
+        Create = 1,
+        /// Only entries whose key is there (BPF_EXIST).
+        Replace = 2,
+    }
+    impl Mode {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "MODE_UNSPECIFIED",
+                Self::Create => "MODE_CREATE",
+                Self::Replace => "MODE_REPLACE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "MODE_UNSPECIFIED" => Some(Self::Unspecified),
+                "MODE_CREATE" => Some(Self::Create),
+                "MODE_REPLACE" => Some(Self::Replace),
+                _ => None,
+            }
+        }
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdateMapResponse {
+    #[prost(uint64, tag = "1")]
+    pub written: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DeleteMapEntriesRequest {
+    #[prost(message, optional, tag = "1")]
+    pub program: ::core::option::Option<ProgramRef>,
+    #[prost(string, tag = "2")]
+    pub map: ::prost::alloc::string::String,
+    /// At most 65,536.
+    #[prost(message, repeated, tag = "3")]
+    pub keys: ::prost::alloc::vec::Vec<Datum>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteMapEntriesResponse {
+    #[prost(uint64, tag = "1")]
+    pub deleted: u64,
+    /// Keys that were not there.
+    #[prost(uint64, tag = "2")]
+    pub absent: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TailEventsRequest {
+    #[prost(message, optional, tag = "1")]
+    pub program: ::core::option::Option<ProgramRef>,
+    #[prost(string, tag = "2")]
+    pub map: ::prost::alloc::string::String,
+    /// The struct of the records, as the program's types (BTF) name it; empty: bytes. Needed for `filter` and `decode`.
+    #[prost(string, tag = "3")]
+    pub r#type: ::prost::alloc::string::String,
+    /// True: records come as JSON-like values, decoded by BTF on the node; false: packed bytes after a schema.
+    #[prost(bool, tag = "4")]
+    pub decode: bool,
+    /// Ends after this many records; 0: when the client goes, or the map.
+    #[prost(uint64, tag = "5")]
+    pub limit: u64,
+    /// Take the records although a process of the node has the map open, and may be their reader.
+    #[prost(bool, tag = "6")]
+    pub consume: bool,
+    /// Only records that satisfy this, evaluated on the node: `pid == 7 and comm == nginx` (docs/filter.md).
+    #[prost(string, tag = "7")]
+    pub filter: ::prost::alloc::string::String,
+    /// One of so many records, by count; 0 and 1: all.
+    #[prost(uint32, tag = "8")]
+    pub one_in: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EventFrame {
+    #[prost(oneof = "event_frame::Frame", tags = "1, 2, 3, 4")]
+    pub frame: ::core::option::Option<event_frame::Frame>,
+}
+/// Nested message and enum types in `EventFrame`.
+pub mod event_frame {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Frame {
+        #[prost(message, tag = "1")]
+        Schema(super::EventSchema),
+        #[prost(message, tag = "2")]
+        Raw(super::EventBatch),
+        #[prost(message, tag = "3")]
+        Decoded(super::DecodedEvents),
+        #[prost(message, tag = "4")]
+        End(super::EventEnd),
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EventSchema {
+    #[prost(message, optional, tag = "1")]
+    pub map: ::core::option::Option<MapInfo>,
+    /// Absent where no type was asked for.
+    #[prost(message, optional, tag = "2")]
+    pub r#type: ::core::option::Option<Type>,
+    /// The kernel counts what does not fit (perf event arrays). A ring buffer refuses its program instead, and only that
+    /// knows how often.
+    #[prost(bool, tag = "3")]
+    pub loss_is_known: bool,
+}
+/// Records that are missing from here on, since the last frame.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Loss {
+    /// The kernel had no room for them (perf event arrays).
+    #[prost(uint64, tag = "1")]
+    pub kernel: u64,
+    /// This client read too slowly.
+    #[prost(uint64, tag = "2")]
+    pub client: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EventBatch {
+    /// Bytes of each record.
+    #[prost(uint32, repeated, tag = "1")]
+    pub lengths: ::prost::alloc::vec::Vec<u32>,
+    /// All of them, one after the other.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub data: ::prost::bytes::Bytes,
+    #[prost(message, optional, tag = "3")]
+    pub lost: ::core::option::Option<Loss>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DecodedEvents {
+    #[prost(message, repeated, tag = "1")]
+    pub events: ::prost::alloc::vec::Vec<::prost_types::Value>,
+    #[prost(message, optional, tag = "2")]
+    pub lost: ::core::option::Option<Loss>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EventEnd {
+    /// Records sent.
+    #[prost(uint64, tag = "1")]
+    pub count: u64,
+    /// All that is known to be missing.
+    #[prost(message, optional, tag = "2")]
+    pub lost: ::core::option::Option<Loss>,
+    /// Why it ended: "limit", or that the map or its program went.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
 }
 /// Generated client implementations.
 pub mod inspector_client {
     #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
     use tonic::codegen::http::Uri;
     use tonic::codegen::*;
-    /// Over TCP every call needs a bearer token of audience `skep-agent` whose owner may `get` the virtual resource
-    /// `ebpfprograms/maps` in the namespace asked for; over the node's unix socket root may call.
+    /// Over TCP every call needs a bearer token of audience `skep-agent` whose owner has a right on a virtual resource in the
+    /// namespace asked for: `get` on `ebpfprograms/maps`, unless a call says otherwise. Over the node's unix socket root may call.
     #[derive(Debug, Clone)]
     pub struct InspectorClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1369,6 +1583,54 @@ pub mod inspector_client {
             req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "LookupMap"));
             self.inner.unary(req, path, codec).await
         }
+        /// Writes entries. All are checked before the first is written; if the kernel refuses one, those before it become what
+        /// they were. Needs `update` on `ebpfprograms/maps`; an Event says who wrote.
+        pub async fn update_map(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UpdateMapRequest>,
+        ) -> std::result::Result<tonic::Response<super::UpdateMapResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/skep.agent.v1.Inspector/UpdateMap");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "UpdateMap"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes entries out. Needs `delete` on `ebpfprograms/maps`; an Event says who did.
+        pub async fn delete_map_entries(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteMapEntriesRequest>,
+        ) -> std::result::Result<tonic::Response<super::DeleteMapEntriesResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/skep.agent.v1.Inspector/DeleteMapEntries");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "DeleteMapEntries"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The records that programs write into a ring buffer or a perf event array, as they come: schema first, then batches,
+        /// then EventEnd. A record is taken out of its buffer when it is read: the agent reads for all of its clients, each of
+        /// which gets every record from its beginning on. Needs `get` on `ebpfprograms/events`.
+        pub async fn tail_events(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TailEventsRequest>,
+        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::EventFrame>>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/skep.agent.v1.Inspector/TailEvents");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "TailEvents"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1399,9 +1661,31 @@ pub mod inspector_server {
             &self,
             request: tonic::Request<super::LookupMapRequest>,
         ) -> std::result::Result<tonic::Response<super::LookupMapResponse>, tonic::Status>;
+        /// Writes entries. All are checked before the first is written; if the kernel refuses one, those before it become what
+        /// they were. Needs `update` on `ebpfprograms/maps`; an Event says who wrote.
+        async fn update_map(
+            &self,
+            request: tonic::Request<super::UpdateMapRequest>,
+        ) -> std::result::Result<tonic::Response<super::UpdateMapResponse>, tonic::Status>;
+        /// Takes entries out. Needs `delete` on `ebpfprograms/maps`; an Event says who did.
+        async fn delete_map_entries(
+            &self,
+            request: tonic::Request<super::DeleteMapEntriesRequest>,
+        ) -> std::result::Result<tonic::Response<super::DeleteMapEntriesResponse>, tonic::Status>;
+        /// Server streaming response type for the TailEvents method.
+        type TailEventsStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::EventFrame, tonic::Status>>
+            + std::marker::Send
+            + 'static;
+        /// The records that programs write into a ring buffer or a perf event array, as they come: schema first, then batches,
+        /// then EventEnd. A record is taken out of its buffer when it is read: the agent reads for all of its clients, each of
+        /// which gets every record from its beginning on. Needs `get` on `ebpfprograms/events`.
+        async fn tail_events(
+            &self,
+            request: tonic::Request<super::TailEventsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::TailEventsStream>, tonic::Status>;
     }
-    /// Over TCP every call needs a bearer token of audience `skep-agent` whose owner may `get` the virtual resource
-    /// `ebpfprograms/maps` in the namespace asked for; over the node's unix socket root may call.
+    /// Over TCP every call needs a bearer token of audience `skep-agent` whose owner has a right on a virtual resource in the
+    /// namespace asked for: `get` on `ebpfprograms/maps`, unless a call says otherwise. Over the node's unix socket root may call.
     #[derive(Debug)]
     pub struct InspectorServer<T> {
         inner: Arc<T>,
@@ -1581,6 +1865,91 @@ pub mod inspector_server {
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)
                             .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.agent.v1.Inspector/UpdateMap" => {
+                    #[allow(non_camel_case_types)]
+                    struct UpdateMapSvc<T: Inspector>(pub Arc<T>);
+                    impl<T: Inspector> tonic::server::UnaryService<super::UpdateMapRequest> for UpdateMapSvc<T> {
+                        type Response = super::UpdateMapResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::UpdateMapRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Inspector>::update_map(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UpdateMapSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.agent.v1.Inspector/DeleteMapEntries" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteMapEntriesSvc<T: Inspector>(pub Arc<T>);
+                    impl<T: Inspector> tonic::server::UnaryService<super::DeleteMapEntriesRequest> for DeleteMapEntriesSvc<T> {
+                        type Response = super::DeleteMapEntriesResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::DeleteMapEntriesRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Inspector>::delete_map_entries(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteMapEntriesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.agent.v1.Inspector/TailEvents" => {
+                    #[allow(non_camel_case_types)]
+                    struct TailEventsSvc<T: Inspector>(pub Arc<T>);
+                    impl<T: Inspector> tonic::server::ServerStreamingService<super::TailEventsRequest> for TailEventsSvc<T> {
+                        type Response = super::EventFrame;
+                        type ResponseStream = T::TailEventsStream;
+                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::TailEventsRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Inspector>::tail_events(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TailEventsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

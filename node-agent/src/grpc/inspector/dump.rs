@@ -1,0 +1,229 @@
+//! A map's contents as a stream: schema, entries, end. What a client does not want is left out on the node.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+use std::time::Instant;
+
+use prost::bytes::Bytes;
+use skep_kernel::dump::{MapReader, PORTION};
+use skep_object::btf::filter::{Filter, Member};
+use skep_proto::v1::{
+    DecodedEntries, DecodedEntry, DumpMapRequest, End, MapFrame, MapSchema, ProgramReport, RawEntries, map_frame::Frame,
+};
+use skep_proto::value::from_json;
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::{failed, map_info};
+use crate::grpc::frames::type_message;
+
+/// Decoded entries a frame.
+const DECODED: usize = 256;
+/// Bytes of the largest entries that are kept until all are read.
+const TOP: usize = 8 << 20;
+
+/// What is wanted of a map.
+pub struct Dump {
+    sender: mpsc::Sender<Result<MapFrame, Status>>,
+    decode: bool,
+    limit: u64,
+    filter: Option<Filter>,
+    top: Option<Top>,
+    sent: u64,
+    read: u64,
+}
+
+impl Dump {
+    /// Checks what is asked for against the map's types.
+    pub fn new(
+        request: &DumpMapRequest,
+        reader: &MapReader,
+        sender: mpsc::Sender<Result<MapFrame, Status>>,
+    ) -> Result<Self, Status> {
+        let roots = [("key", &reader.key), ("value", &reader.value)];
+        let filter = match request.filter.as_str() {
+            "" => None,
+            text => Some(Filter::parse(text, &roots).map_err(|e| Status::invalid_argument(e.to_string()))?),
+        };
+        let top = match request.top.as_str() {
+            "" => None,
+            path => Some(Top::new(path, request.limit, reader)?),
+        };
+        Ok(Dump { sender, decode: request.decode, limit: request.limit, filter, top, sent: 0, read: 0 })
+    }
+
+    /// Ends when all is read, or when the client is gone and its queue with it. Blocks.
+    pub fn run(&mut self, report: &ProgramReport, map: &str, reader: &MapReader) {
+        let start = Instant::now();
+        if !self.send(Frame::Schema(schema(report, map, reader))) {
+            return;
+        }
+        let result = reader.read(|keys, values| self.portion(reader, keys, values));
+        if let Err(e) = result {
+            return drop(self.sender.blocking_send(Err(failed(format!("map {map}: {e}")))));
+        }
+        if let Some(top) = self.top.take() {
+            let (keys, values) = top.packed();
+            if !self.send_entries(reader, &keys, &values) {
+                return;
+            }
+        }
+        let elapsed_us = start.elapsed().as_micros() as u64;
+        self.send(Frame::End(End { count: self.sent, elapsed_us, raced: 0, read: self.read }));
+    }
+
+    /// Packed entries as the kernel gave them; false when there is no more to do.
+    fn portion(&mut self, reader: &MapReader, keys: &[u8], values: &[u8]) -> bool {
+        let count = values.len().checked_div(reader.entry_len()).unwrap_or(0);
+        self.read += count as u64;
+        if self.filter.is_none() && self.top.is_none() {
+            return self.send_some(reader, keys, values);
+        }
+        let (mut chosen_keys, mut chosen_values) = (Vec::new(), Vec::new());
+        let mut each = Vec::with_capacity(reader.values_per_entry as usize);
+        for (key, value) in entries(reader, keys, values) {
+            each.clear();
+            each.extend(reader.values_of(value));
+            if self.filter.as_ref().is_some_and(|filter| !filter.matches(&[&[key], &each])) {
+                continue;
+            }
+            match &mut self.top {
+                Some(top) => top.offer(key, value, &each),
+                None => {
+                    chosen_keys.extend_from_slice(key);
+                    chosen_values.extend_from_slice(value);
+                }
+            }
+        }
+        chosen_values.is_empty() || self.send_some(reader, &chosen_keys, &chosen_values)
+    }
+
+    /// As many as the limit lets through; false when there is no more to do.
+    fn send_some(&mut self, reader: &MapReader, keys: &[u8], values: &[u8]) -> bool {
+        let (key_len, value_len) = (reader.info().key_size as usize, reader.entry_len());
+        let mut count = values.len().checked_div(value_len).unwrap_or(0);
+        if self.limit > 0 {
+            count = count.min((self.limit - self.sent) as usize);
+        }
+        let sent = self.send_entries(reader, &keys[..count * key_len], &values[..count * value_len]);
+        sent && (self.limit == 0 || self.sent < self.limit)
+    }
+
+    fn send_entries(&mut self, reader: &MapReader, keys: &[u8], values: &[u8]) -> bool {
+        let (key_len, value_len) = (reader.info().key_size as usize, reader.entry_len());
+        let at_once = if self.decode { DECODED } else { (PORTION / (key_len + value_len).max(1)).max(1) };
+        values.chunks(at_once * value_len.max(1)).enumerate().all(|(index, values)| {
+            let count = values.len().checked_div(value_len).unwrap_or(0);
+            let first = index * at_once;
+            let keys = &keys[first * key_len..(first + count) * key_len];
+            self.sent += count as u64;
+            self.send(self.frame(reader, count, keys, values))
+        })
+    }
+
+    fn frame(&self, reader: &MapReader, count: usize, keys: &[u8], values: &[u8]) -> Frame {
+        if !self.decode {
+            let (keys, values) = (Bytes::copy_from_slice(keys), Bytes::copy_from_slice(values));
+            return Frame::Raw(RawEntries { count: count as u32, keys, values });
+        }
+        let decoded = entries(reader, keys, values).map(|(key, value)| DecodedEntry {
+            key: Some(from_json(&reader.key.decode(key))),
+            value: Some(from_json(&reader.decode_values(value))),
+        });
+        Frame::Decoded(DecodedEntries { entries: decoded.collect() })
+    }
+
+    fn send(&self, frame: Frame) -> bool {
+        self.sender.blocking_send(Ok(MapFrame { frame: Some(frame) })).is_ok()
+    }
+}
+
+/// What the bytes of a map mean.
+pub fn schema(report: &ProgramReport, map: &str, reader: &MapReader) -> MapSchema {
+    MapSchema {
+        map: Some(map_info(report, map, reader)),
+        key: Some(type_message(&reader.key)),
+        value: Some(type_message(&reader.value)),
+        values_per_entry: reader.values_per_entry,
+        value_stride: reader.value_stride,
+        head_only: reader.is_head_only(),
+    }
+}
+
+/// Keys and values of packed entries. Queues and stacks have no keys.
+fn entries<'a>(reader: &MapReader, keys: &'a [u8], values: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+    let key_len = reader.info().key_size as usize;
+    let keyed = values.chunks_exact(reader.entry_len().max(1)).enumerate();
+    keyed.map(move |(i, value)| (keys.get(i * key_len..(i + 1) * key_len).unwrap_or(&[]), value))
+}
+
+/// The entries with the largest numbers in a member.
+struct Top {
+    member: Member,
+    most: usize,
+    /// The smallest of them on top, to go first.
+    heap: BinaryHeap<Reverse<Ranked>>,
+}
+
+struct Ranked {
+    number: f64,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl Top {
+    fn new(path: &str, most: u64, reader: &MapReader) -> Result<Self, Status> {
+        let invalid = |why: String| Status::invalid_argument(format!("top: {why}"));
+        let roots = [("key", &reader.key), ("value", &reader.value)];
+        let member = Member::parse(path, &roots).map_err(|e| invalid(e.to_string()))?;
+        if !member.is_number() {
+            return Err(invalid(format!("{path} is no number")));
+        }
+        let room = (TOP / (reader.info().key_size as usize + reader.entry_len()).max(1)) as u64;
+        match most {
+            0 => Err(invalid("how many is said by limit".into())),
+            most if most > room => {
+                Err(invalid(format!("limit {most}: of this map at most the {room} largest are found")))
+            }
+            most => Ok(Top { member, most: most as usize, heap: BinaryHeap::new() }),
+        }
+    }
+
+    /// `each`: the value, or those of all CPUs, which are added up.
+    fn offer(&mut self, key: &[u8], value: &[u8], each: &[&[u8]]) {
+        let numbers = each.iter().filter_map(|value| self.member.number(&[key, value]));
+        // A key is the same for all CPUs.
+        let number: f64 = if self.member.root() == 0 { numbers.take(1).sum() } else { numbers.sum() };
+        if self.heap.len() == self.most {
+            if self.heap.peek().is_some_and(|Reverse(least)| number.total_cmp(&least.number).is_le()) {
+                return;
+            }
+            self.heap.pop();
+        }
+        self.heap.push(Reverse(Ranked { number, key: key.to_vec(), value: value.to_vec() }));
+    }
+
+    /// The largest first.
+    fn packed(self) -> (Vec<u8>, Vec<u8>) {
+        let sorted = self.heap.into_sorted_vec();
+        let (keys, values): (Vec<_>, Vec<_>) = sorted.into_iter().map(|Reverse(one)| (one.key, one.value)).unzip();
+        (keys.concat(), values.concat())
+    }
+}
+
+impl Ord for Ranked {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.number.total_cmp(&other.number).then_with(|| other.key.cmp(&self.key))
+    }
+}
+impl PartialOrd for Ranked {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl PartialEq for Ranked {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+impl Eq for Ranked {}

@@ -1,0 +1,318 @@
+//! Maps that are written, searched and read as events through the Inspector. Real binary, real kernel. Needs root.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[allow(dead_code, reason = "each test binary uses its part of it")]
+mod node;
+
+use std::time::{Duration, Instant};
+
+use node::{Node, manifest, tracing_manifest};
+use serde_json::{Value, json};
+use skep_kernel::sys;
+use skep_proto::v1::update_map_request::Mode;
+use skep_proto::v1::{
+    Datum, DeleteMapEntriesRequest, DumpMapRequest, EventEnd, LookupMapRequest, MapEntry, ProgramRef, State,
+    TailEventsRequest, UpdateMapRequest, datum, event_frame, lookup_map_request::Key, map_frame,
+};
+use skep_proto::value::{from_json, to_json};
+use tonic::{Code, Status};
+
+fn program() -> Option<ProgramRef> {
+    Some(ProgramRef { namespace: "test".into(), name: "counter".into() })
+}
+
+fn datum(json: &Value) -> Option<Datum> {
+    Some(Datum { datum: Some(datum::Datum::Json(from_json(json))) })
+}
+
+async fn write(node: &Node, map: &str, mode: Mode, entries: &[(Value, Value)]) -> Result<u64, Status> {
+    let entries = entries.iter().map(|(key, value)| MapEntry { key: datum(key), value: datum(value) }).collect();
+    let request = UpdateMapRequest { program: program(), map: map.into(), entries, mode: mode.into() };
+    Ok(node.inspector().update_map(request).await?.into_inner().written)
+}
+
+async fn delete(node: &Node, map: &str, keys: &[Value]) -> Result<(u64, u64), Status> {
+    let keys = keys.iter().filter_map(datum).collect();
+    let request = DeleteMapEntriesRequest { program: program(), map: map.into(), keys };
+    let answer = node.inspector().delete_map_entries(request).await?.into_inner();
+    Ok((answer.deleted, answer.absent))
+}
+
+async fn get(node: &Node, map: &str, key: &Value) -> Option<Value> {
+    let key = Some(Key::Json(from_json(key)));
+    let request = LookupMapRequest { program: program(), map: map.into(), key, schema: true };
+    let answer = node.inspector().lookup_map(request).await.unwrap().into_inner();
+    assert!(answer.schema.is_some() && !answer.raw_key.is_empty());
+    answer.found.then(|| to_json(&answer.value.unwrap()))
+}
+
+/// Decoded entries, and how many were looked at.
+async fn dump(
+    node: &Node,
+    map: &str,
+    limit: u64,
+    filter: &str,
+    top: &str,
+) -> Result<(Vec<(Value, Value)>, u64), Status> {
+    let (filter, top) = (filter.to_owned(), top.to_owned());
+    let request = DumpMapRequest { program: program(), map: map.into(), decode: true, limit, filter, top };
+    let mut stream = node.inspector().dump_map(request).await?.into_inner();
+    let mut entries = Vec::new();
+    while let Some(frame) = stream.message().await? {
+        match frame.frame.unwrap() {
+            map_frame::Frame::Decoded(decoded) => entries
+                .extend(decoded.entries.into_iter().map(|e| (to_json(&e.key.unwrap()), to_json(&e.value.unwrap())))),
+            map_frame::Frame::End(end) => {
+                assert_eq!(end.count, entries.len() as u64);
+                return Ok((entries, end.read));
+            }
+            _ => {}
+        }
+    }
+    panic!("no end")
+}
+
+fn flow(port: u32) -> Value {
+    json!({"source": 7, "port": port, "protocol": 6})
+}
+
+fn count(packets: u64) -> Value {
+    json!({"packets": packets, "bytes": 10 * packets})
+}
+
+#[tokio::test]
+async fn entries_are_written_checked_and_taken_out() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    node.write("a.yaml", &manifest("counter", &image, json!({"step": 1})));
+    node.until("counter", |r| r.state() == State::Ready).await;
+    let node = &node;
+
+    let many: Vec<(Value, Value)> = (1..=200).map(|n| (flow(n), count(u64::from(n)))).collect();
+    assert_eq!(write(node, "flows", Mode::Unspecified, &many).await.unwrap(), 200);
+    assert_eq!(get(node, "flows", &flow(17)).await, Some(count(17)));
+    write(node, "hits", Mode::Unspecified, &[(json!(3), json!(u64::MAX.to_string()))]).await.unwrap();
+    assert_eq!(get(node, "hits", &json!(3)).await, Some(json!(u64::MAX.to_string())));
+    assert_eq!(delete(node, "flows", &[flow(1), flow(1000)]).await.unwrap(), (1, 1));
+    assert_eq!(get(node, "flows", &flow(1)).await, None);
+    node.until_logged("root of the node wrote 200 entries of map flows").await;
+    node.until_logged("root of the node deleted 1 entry of map flows").await;
+
+    // One that is wrong, and none is written.
+    for (case, wrong, said) in [
+        ("range", (flow(70_000), count(1)), "map flows: entry 1: key.port: 70000 is outside 0..=65535"),
+        ("member", (flow(5), json!({"packets": 1})), "map flows: entry 1: value.bytes: it is missing"),
+        ("type", (json!("five"), count(1)), "map flows: entry 1: key: "),
+    ] {
+        let status = write(node, "flows", Mode::Unspecified, &[(flow(2), count(999)), wrong]).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{case}");
+        assert!(status.message().starts_with(said), "{case}: {}", status.message());
+        assert!(status.message().ends_with("; nothing was written"), "{case}: {}", status.message());
+        assert_eq!(get(node, "flows", &flow(2)).await, Some(count(2)), "{case}");
+    }
+    // One that the kernel refuses: those before it are as they were.
+    let status = write(node, "flows", Mode::Create, &[(flow(3000), count(1)), (flow(2), count(5))]).await.unwrap_err();
+    assert_eq!(status.code(), Code::AlreadyExists);
+    assert!(status.message().contains("map flows: entry 1: its key is there already; nothing was written"), "{status}");
+    assert_eq!((get(node, "flows", &flow(3000)).await, get(node, "flows", &flow(2)).await), (None, Some(count(2))));
+    let status = write(node, "flows", Mode::Replace, &[(flow(2), count(6)), (flow(3000), count(1))]).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    assert_eq!(get(node, "flows", &flow(2)).await, Some(count(2)));
+    let full: Vec<(Value, Value)> = (2000..4000).map(|n| (flow(n), count(1))).collect();
+    let status = write(node, "flows", Mode::Unspecified, &full).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert!(status.message().contains("the map is full, or its key outside of it; nothing was written"), "{status}");
+    assert_eq!(dump(node, "flows", 0, "", "").await.unwrap().0.len(), 199);
+
+    for (map, entry, said) in [
+        ("hits", (json!(16), json!(1)), "map hits: entry 0: the map is full, or its key outside of it"),
+        (".rodata", (json!(0), json!({"step": 1, "verdict": 1})), "cannot be written: it is frozen"),
+        ("nope", (json!(0), json!(0)), "has no map nope; it has "),
+    ] {
+        let status = write(node, map, Mode::Unspecified, &[entry]).await.unwrap_err();
+        assert!(status.message().contains(said), "{map}: {}", status.message());
+    }
+    let status = delete(node, "hits", &[json!(1)]).await.unwrap_err();
+    assert!(status.message().contains("an array has all its entries always"), "{status}");
+    assert!(write(node, "hits", Mode::Unspecified, &[]).await.unwrap_err().message().contains("no entries are given"));
+}
+
+#[tokio::test]
+async fn what_is_not_wanted_of_a_map_is_left_out_on_the_node() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    node.write("a.yaml", &manifest("counter", &image, json!({"step": 1})));
+    node.until("counter", |r| r.state() == State::Ready).await;
+    let node = &node;
+    let all: Vec<(Value, Value)> = (1..=500).map(|n| (flow(n), count(u64::from(n * 37 % 501)))).collect();
+    write(node, "flows", Mode::Unspecified, &all).await.unwrap();
+
+    let (found, read) = dump(node, "flows", 0, "value.packets > 490 and key.protocol == 6", "").await.unwrap();
+    let mut packets: Vec<u64> = found.iter().map(|(_, v)| v["packets"].as_u64().unwrap()).collect();
+    packets.sort_unstable();
+    assert_eq!((packets, read), ((491..=500).collect(), 500));
+    assert_eq!(dump(node, "flows", 3, "value.packets > 490", "").await.unwrap().0.len(), 3);
+    let (top, read) = dump(node, "flows", 5, "key.port != 13", "value.bytes").await.unwrap();
+    let packets: Vec<u64> = top.iter().map(|(_, v)| v["packets"].as_u64().unwrap()).collect();
+    let mut wanted: Vec<u64> =
+        all.iter().filter(|(k, _)| k["port"] != 13).map(|(_, v)| v["packets"].as_u64().unwrap()).collect();
+    wanted.sort_unstable_by(|a, b| b.cmp(a));
+    assert_eq!((packets.as_slice(), read), (&wanted[..5], 500));
+    assert!(dump(node, "flows", 0, "value.packets > 1000", "").await.unwrap().0.is_empty());
+
+    for (filter, top, limit, said) in [
+        ("value.pakets > 1", "", 0, "filter: value has no member pakets; it has packets, bytes"),
+        ("", "value.packets", 0, "top: how many is said by limit"),
+        ("", "value", 3, "top: value is no number"),
+        ("", "value.packets", 1 << 40, "top: limit 1099511627776: of this map at most the "),
+    ] {
+        let status = dump(node, "flows", limit, filter, top).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().starts_with(said), "{}", status.message());
+    }
+}
+
+/// What a stream has given so far.
+struct Events {
+    stream: tonic::Streaming<skep_proto::v1::EventFrame>,
+    numbers: Vec<u64>,
+    lost: u64,
+}
+
+impl Events {
+    async fn open(node: &Node, map: &str, change: impl FnOnce(&mut TailEventsRequest)) -> Result<Self, Status> {
+        let mut request = TailEventsRequest {
+            program: program(),
+            map: map.into(),
+            r#type: "event".into(),
+            decode: true,
+            ..TailEventsRequest::default()
+        };
+        change(&mut request);
+        let mut stream = node.inspector().tail_events(request).await?.into_inner();
+        let first = stream.message().await?.unwrap().frame.unwrap();
+        assert!(matches!(first, event_frame::Frame::Schema(schema) if schema.loss_is_known == (map == "perf")));
+        Ok(Events { stream, numbers: Vec::new(), lost: 0 })
+    }
+
+    /// Until so many came, or the end.
+    async fn until(&mut self, count: usize) -> Option<EventEnd> {
+        let start = Instant::now();
+        while self.numbers.len() < count {
+            let left = Duration::from_secs(20).saturating_sub(start.elapsed());
+            let frame = tokio::time::timeout(left, self.stream.message()).await.expect("no more events come");
+            match frame.unwrap().unwrap().frame.unwrap() {
+                event_frame::Frame::Decoded(decoded) => {
+                    self.lost += decoded.lost.map_or(0, |lost| lost.kernel + lost.client);
+                    for event in decoded.events.iter().map(to_json) {
+                        let number = event["number"].as_u64().unwrap();
+                        assert_eq!(event["twice"], 2 * number);
+                        self.numbers.push(number);
+                    }
+                }
+                event_frame::Frame::End(end) => return Some(end),
+                other => panic!("{other:?}"),
+            }
+        }
+        None
+    }
+}
+
+#[tokio::test]
+async fn records_reach_every_client_from_both_kinds_of_buffer() {
+    for (map, function) in [("ring", "packet_to_ring"), ("perf", "packet_to_perf")] {
+        let mut node = Node::start().await;
+        let image = node.push("events", "events:v1").await;
+        node.write("a.yaml", &tracing_manifest("counter", &image, function, "xdp: {interfaces: {names: [lo]}}"));
+        node.until("counter", |r| r.state() == State::Ready).await;
+
+        let mut first = Events::open(&node, map, |_| {}).await.unwrap();
+        let mut second = Events::open(&node, map, |r| r.limit = 10).await.unwrap();
+        let mut some = Events::open(&node, map, |r| r.filter = "number >= 20 and number < 24".into()).await.unwrap();
+        let mut few = Events::open(&node, map, |r| r.one_in = 10).await.unwrap();
+        node.packets(50);
+        // Every fifth of the ring is thought better of by the program.
+        let wanted: Vec<u64> = (0..50).filter(|n| map == "perf" || n % 5 != 4).collect();
+        assert!(first.until(wanted.len()).await.is_none());
+        assert_eq!((&first.numbers, first.lost), (&wanted, 0), "{map}");
+        let end = second.until(usize::MAX).await.unwrap();
+        assert_eq!((second.numbers.as_slice(), end.count, end.reason.as_str()), (&wanted[..10], 10, "limit"));
+        some.until(4).await;
+        assert_eq!(some.numbers, (20..24).collect::<Vec<u64>>());
+        few.until(4).await;
+        assert_eq!(few.numbers[..4], wanted.iter().step_by(10).take(4).copied().collect::<Vec<u64>>());
+
+        // A client that dies leaves the others alone; a map that goes with its program ends them with a reason.
+        drop(some);
+        node.packets(5);
+        first.until(wanted.len() + 4).await;
+        node.delete("a.yaml");
+        let end = first.until(usize::MAX).await.unwrap();
+        assert!(end.reason.starts_with("the map is not the program's any more"), "{}", end.reason);
+        node.until_gone("counter").await;
+    }
+}
+
+#[tokio::test]
+async fn events_that_cannot_be_read_are_refused_with_the_reason() {
+    let mut node = Node::start().await;
+    let image = node.push("events", "events:v1").await;
+    let attach = "xdp: {interfaces: {names: [lo]}}";
+    node.write("a.yaml", &tracing_manifest("counter", &image, "packet_to_ring", attach));
+    let report = node.until("counter", |r| r.state() == State::Ready).await;
+    for (change, said) in [
+        ((|r| r.map = ".bss".into()) as fn(&mut TailEventsRequest), "holds no records"),
+        (|r| r.r#type = "evnt".into(), "type evnt: the program's types have no such struct, union or typedef"),
+        (|r| r.filter = "nmber > 1".into(), "filter: a record has no member nmber; it has number, name, twice"),
+        (
+            |r| (r.r#type, r.decode, r.filter) = (String::new(), false, "number > 1".into()),
+            "a filter needs the records' type",
+        ),
+        (|r| r.r#type = String::new(), "decode needs the records' type"),
+    ] {
+        let status = Events::open(&node, "ring", change).await.err().unwrap();
+        assert!(status.message().contains(said), "{}", status.message());
+    }
+    // This test has it open: it might be its reader.
+    let id = report.maps.iter().find(|map| map.name == "ring").unwrap().id;
+    let held = sys::map::by_id(id).unwrap();
+    let status = Events::open(&node, "ring", |_| {}).await.err().unwrap();
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    let me = format!("(pid {})", std::process::id());
+    assert!(status.message().contains(&me) && status.message().contains("ask with consume"), "{}", status.message());
+    let mut taken = Events::open(&node, "ring", |r| r.consume = true).await.unwrap();
+    node.packets(3);
+    taken.until(3).await;
+    drop(held);
+}
+
+/// Whoever reads too slowly loses by itself, is told how many, and holds up nobody; nobody's memory grows.
+#[tokio::test]
+async fn a_client_that_does_not_read_is_told_what_it_missed() {
+    let mut node = Node::start().await;
+    let image = node.push("events", "events:v1").await;
+    node.write("a.yaml", &tracing_manifest("counter", &image, "packet_to_perf", "xdp: {interfaces: {names: [lo]}}"));
+    node.until("counter", |r| r.state() == State::Ready).await;
+    let mut lazy = Events::open(&node, "perf", |_| {}).await.unwrap();
+    let mut eager = Events::open(&node, "perf", |_| {}).await.unwrap();
+    let (mut sent, mut seen) = (0, 0);
+    // Until the transport's windows and all queues are full for certain: what is decoded takes some hundred bytes.
+    while sent < 60_000 {
+        node.packets(2_000);
+        sent += 2_000;
+        while seen + (eager.lost as usize) < sent {
+            let before = eager.numbers.len();
+            eager.until(before + 1).await;
+            seen = eager.numbers.len();
+        }
+    }
+    let total = eager.numbers.len() as u64 + eager.lost;
+    assert_eq!(total, 60_000);
+    // Now it reads: what it gets and what it is told to have missed are all there was.
+    while lazy.numbers.len() as u64 + lazy.lost < 60_000 {
+        let before = lazy.numbers.len();
+        node.packets(1);
+        lazy.until(before + 1).await;
+    }
+    assert!(lazy.lost > 0, "everything fitted somewhere: {} records", lazy.numbers.len());
+}
