@@ -5,7 +5,9 @@ use std::time::Duration;
 use kube::api::Portforwarder;
 use skep_proto::v1::inspector_client::InspectorClient;
 use skep_proto::v1::{
-    DumpMapRequest, ListMapsRequest, ListProgramsRequest, MapFrame, MapInfo, ProgramRef, ProgramReport,
+    DeleteMapEntriesRequest, DeleteMapEntriesResponse, DumpMapRequest, EventFrame, ListMapsRequest,
+    ListProgramsRequest, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, ProgramRef, ProgramReport,
+    TailEventsRequest, UpdateMapRequest,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -91,11 +93,57 @@ impl Agent {
     }
 
     /// A map's schema and packed contents.
-    pub async fn dump(&self, namespace: &str, name: &str, map: &str, limit: u64) -> Result<Streaming<MapFrame>, Error> {
+    pub async fn dump(&self, request: DumpMapRequest) -> Result<Streaming<MapFrame>, Error> {
         let mut client = self.inspector.clone();
-        let program = ProgramRef { namespace: namespace.to_owned(), name: name.to_owned() };
-        let request = DumpMapRequest { program: Some(program), map: map.to_owned(), decode: false, limit };
         let asked = async { Ok(client.dump_map(request).await?.into_inner()) };
         within(self.timeout, "asking for the map", asked).await
+    }
+
+    /// One entry of a map.
+    pub async fn lookup(&self, request: LookupMapRequest) -> Result<LookupMapResponse, Error> {
+        let mut client = self.inspector.clone();
+        let asked = async { Ok(client.lookup_map(request).await?.into_inner()) };
+        within(self.timeout, "asking for the entry", asked).await
+    }
+
+    /// Writes entries of a map; how many.
+    pub async fn update(&self, request: UpdateMapRequest) -> Result<u64, Error> {
+        let mut client = self.inspector.clone();
+        let asked = async { Ok(client.update_map(request).await?.into_inner().written) };
+        within(self.timeout, "writing the map", asked).await
+    }
+
+    /// Takes entries out of a map.
+    pub async fn delete(&self, request: DeleteMapEntriesRequest) -> Result<DeleteMapEntriesResponse, Error> {
+        let mut client = self.inspector.clone();
+        let asked = async { Ok(client.delete_map_entries(request).await?.into_inner()) };
+        within(self.timeout, "deleting the entries", asked).await
+    }
+
+    /// The records of a ring buffer or perf event array.
+    pub async fn events(&self, request: TailEventsRequest) -> Result<Streaming<EventFrame>, Error> {
+        let mut client = self.inspector.clone();
+        let asked = async { Ok(client.tail_events(request).await?.into_inner()) };
+        within(self.timeout, "asking for the events", asked).await
+    }
+
+    /// A program by name; over the socket of a node the one of that name, whatever its namespace.
+    pub async fn program(&self, namespace: &str, name: &str) -> Result<ProgramRef, Error> {
+        let namespace = match namespace {
+            "" => self.find(name).await?,
+            given => given.to_owned(),
+        };
+        Ok(ProgramRef { namespace, name: name.to_owned() })
+    }
+
+    /// The namespace of the one program of that name.
+    async fn find(&self, name: &str) -> Result<String, Error> {
+        let mut programs = self.programs("").await?;
+        programs.retain(|p| p.name == name);
+        match programs.as_slice() {
+            [one] => Ok(one.namespace.clone()),
+            [] => Err(Error::Absent(format!("EbpfProgram {name} does not run on this host"))),
+            _ => Err(Error::Ambiguous(name.to_owned())),
+        }
     }
 }

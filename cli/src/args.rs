@@ -39,9 +39,10 @@ pub struct Global {
     /// Namespace of the programs; default: the context's (with --socket: all).
     #[arg(short, long, global = true, value_name = "NS")]
     pub namespace: Option<String>,
-    /// ServiceAccount by whose rights maps are read; a ten-minute token is minted for it.
-    #[arg(long, global = true, value_name = "NAME", default_value = "skep-viewer")]
-    pub service_account: String,
+    /// ServiceAccount by whose rights maps are read and written; a ten-minute token is minted for it. Default:
+    /// skep-viewer to read, skep-editor to write.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub service_account: Option<String>,
     /// Namespace in which Skep is installed.
     #[arg(long, global = true, value_name = "NS", default_value = "skep-system")]
     pub skep_namespace: String,
@@ -61,6 +62,8 @@ pub enum Command {
     Why(Why),
     /// Look into the maps of programs.
     Maps(Maps),
+    /// Print the records that programs write into a ring buffer or perf event array, as they come.
+    Events(Events),
     /// Load a program anew on all its nodes, without a gap; maps keep what they hold.
     #[command(after_help = "Examples:\n  kubectl skep restart flows -n observability")]
     Restart(Change),
@@ -129,6 +132,12 @@ pub enum MapsCommand {
     Ls(MapsLs),
     /// Print what is in a map; reading changes nothing.
     Dump(MapsDump),
+    /// Print one entry of a map.
+    Get(MapsGet),
+    /// Write entries of a map, while its programs run.
+    Set(MapsSet),
+    /// Take entries out of a map.
+    Del(MapsDel),
 }
 
 #[derive(Debug, Args)]
@@ -152,6 +161,8 @@ pub struct MapsLs {
   kubectl skep maps dump flows counts                   On every node that runs flows
   kubectl skep maps dump flows counts --node node-7 --limit 20
   kubectl skep maps dump flows counts -o json | jq '.[] | select(.value.packets > 1000)'
+  kubectl skep maps dump flows counts --filter 'value.packets > 1000 and key.source == 10.0.0.1'
+  kubectl skep maps dump flows counts --top value.bytes --limit 10
   kubectl-skep maps dump flows .bss --socket /run/skep/agent.sock
 
 The table shows the sum over all CPUs for integers of per-CPU maps; json and yaml show a list with one value per CPU.
@@ -171,6 +182,145 @@ pub struct MapsDump {
     /// At most this many entries of each node.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
+    /// Only entries that satisfy this, found out on the node: docs/filter.md.
+    #[arg(long, value_name = "CONDITION")]
+    pub filter: Option<String>,
+    /// The entries whose number in this member is largest, in that order; how many is said by --limit.
+    #[arg(long, value_name = "MEMBER", requires = "limit")]
+    pub top: Option<String>,
+}
+
+/// Where a map is written: on a node's own socket there is no choice.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub struct Nodes {
+    /// On this node.
+    #[arg(long, conflicts_with = "socket")]
+    pub node: Option<String>,
+    /// On every node that runs the program.
+    #[arg(long, conflicts_with = "socket")]
+    pub all_nodes: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl skep maps get flows counts 17
+  kubectl skep maps get flows counts '{\"source\": \"10.0.0.1\", \"port\": 443}' -o json
+
+A key is JSON as `maps dump -o json` prints it; what is no JSON is taken for a text. docs/decode.md has the spellings.")]
+pub struct MapsGet {
+    /// The program.
+    #[arg(value_parser = program)]
+    pub name: String,
+    /// The map's name in the object.
+    pub map: String,
+    /// The key.
+    pub key: String,
+    /// Only on this node; default: every node that runs the program.
+    #[arg(long, conflicts_with = "socket")]
+    pub node: Option<String>,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t = DumpFormat::Table)]
+    pub output: DumpFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl skep maps set firewall blocked 10.0.0.1 true --all-nodes
+  kubectl skep maps set limits rates 7 '{\"per_second\": 100, \"burst\": 20}' --node node-7 --create
+  kubectl skep maps dump limits rates -o json > rates.json && kubectl skep maps set limits rates -f rates.json --all-nodes
+
+Keys and values are JSON as `maps dump -o json` prints them; what is no JSON is taken for a text. A per-CPU map takes a
+list with one value for each possible CPU. All entries are checked against the map's types before the first is written.
+
+The token is that of the ServiceAccount skep-editor (helm: editor.create=true), unless --service-account names another:
+it needs update on ebpfprograms/maps.")]
+pub struct MapsSet {
+    /// The program.
+    #[arg(value_parser = program)]
+    pub name: String,
+    /// The map's name in the object.
+    pub map: String,
+    /// The key.
+    #[arg(required_unless_present = "file", requires = "value")]
+    pub key: Option<String>,
+    /// The value.
+    #[arg(conflicts_with = "file")]
+    pub value: Option<String>,
+    /// Entries from a file, or - for standard input: a JSON list of {\"key\": ..., \"value\": ...}.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "key")]
+    pub file: Option<PathBuf>,
+    /// Refuse keys that are there already.
+    #[arg(long, conflicts_with = "replace")]
+    pub create: bool,
+    /// Refuse keys that are not there yet.
+    #[arg(long)]
+    pub replace: bool,
+    #[command(flatten)]
+    pub nodes: Nodes,
+    /// How to print what was done.
+    #[arg(short, long, value_enum, default_value_t = PushFormat::Text)]
+    pub output: PushFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl skep maps del firewall blocked 10.0.0.1 10.0.0.2 --all-nodes
+
+The token is that of the ServiceAccount skep-editor (helm: editor.create=true), unless --service-account names another:
+it needs delete on ebpfprograms/maps.")]
+pub struct MapsDel {
+    /// The program.
+    #[arg(value_parser = program)]
+    pub name: String,
+    /// The map's name in the object.
+    pub map: String,
+    /// The keys, as JSON; what is no JSON is taken for a text.
+    #[arg(required = true)]
+    pub keys: Vec<String>,
+    #[command(flatten)]
+    pub nodes: Nodes,
+    /// How to print what was done.
+    #[arg(short, long, value_enum, default_value_t = PushFormat::Text)]
+    pub output: PushFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl skep events exec-log events --type event
+  kubectl skep events flows drops --type drop --filter 'reason == NO_ROUTE and bytes > 1000' -o json
+  kubectl-skep events exec-log events --limit 10 --socket /run/skep/agent.sock
+
+Records are taken out of their buffer when they are read; the agent reads for all who ask. A map that a process of the
+node has open is read with --consume only: it would miss what is read here. What is lost on the way is said on standard
+error; what a ring buffer had no room for, only its program knows. Stop with ^C.")]
+pub struct Events {
+    /// The program.
+    #[arg(value_parser = program)]
+    pub name: String,
+    /// The ring buffer or perf event array.
+    pub map: String,
+    /// The struct of the records, in the program's types; without it they are shown in hexadecimal.
+    #[arg(long = "type", value_name = "STRUCT")]
+    pub type_: Option<String>,
+    /// Only records that satisfy this, found out on the node: docs/filter.md.
+    #[arg(long, value_name = "CONDITION", requires = "type_")]
+    pub filter: Option<String>,
+    /// Stop after this many of each node.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// One of so many.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub one_in: Option<u32>,
+    /// Take records although another process has the map open.
+    #[arg(long)]
+    pub consume: bool,
+    /// Only on this node; default: every node that runs the program.
+    #[arg(long, conflicts_with = "socket")]
+    pub node: Option<String>,
+    /// How to print them: text has the node and the record, json an object on a line of its own.
+    #[arg(short, long, value_enum, default_value_t = EventFormat::Text)]
+    pub output: EventFormat,
 }
 
 #[derive(Debug, Args)]
@@ -258,8 +408,15 @@ pub enum DumpFormat {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EventFormat {
+    Text,
+    Json,
+    Raw,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PushFormat {
-    /// The reference by digest.
+    /// What came of it: the reference by digest; how many entries on each node.
     Text,
     Json,
 }
@@ -307,6 +464,10 @@ mod tests {
             &["why"],
             &["maps", "ls"],
             &["maps", "dump"],
+            &["maps", "get"],
+            &["maps", "set"],
+            &["maps", "del"],
+            &["events"],
             &["restart"],
             &["suspend"],
             &["resume"],

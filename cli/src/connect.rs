@@ -22,6 +22,7 @@ use crate::args::Global;
 use crate::cluster::Cluster;
 use crate::deadline::within;
 use crate::error::Error;
+use crate::source::Access;
 
 /// Lifetime of the token; the least that the API server grants.
 const TOKEN_SECONDS: i64 = 600;
@@ -48,14 +49,18 @@ impl std::fmt::Debug for Gate {
 
 impl Gate {
     /// Reads the certificate authority and mints the token.
-    pub async fn open(cluster: &Cluster, global: &Global) -> Result<Self, Error> {
+    pub async fn open(cluster: &Cluster, global: &Global, access: Access) -> Result<Self, Error> {
         let (client, server) = (cluster.client.clone(), cluster.server.clone());
         let namespace = global.skep_namespace.clone();
         let timeout = cluster.timeout;
+        let account = global.service_account.as_deref().unwrap_or(match access {
+            Access::Read => "skep-viewer",
+            Access::Write => "skep-editor",
+        });
         // Both at once; of two failures the first is told, always the same.
         let (tls, bearer) = tokio::join!(
             within(timeout, "reading the CA bundle", authority(cluster, &namespace)),
-            within(timeout, "minting a token", token(cluster, &namespace, &global.service_account)),
+            within(timeout, "minting a token", token(cluster, &namespace, account)),
         );
         let (tls, bearer) = (tls?, bearer?);
         Ok(Gate { client, server, namespace, tls: Arc::new(tls), bearer, timeout })

@@ -5,6 +5,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
+use skep_proto::v1::DumpMapRequest;
 use skep_proto::v1::map_frame::Frame;
 
 use crate::agent::Agent;
@@ -15,9 +16,10 @@ use crate::entries::{Entry, unpack};
 use crate::error::Error;
 use crate::order::compare;
 use crate::output::{self, note};
+use crate::percpu;
 use crate::schema::Schema;
+use crate::source::{self, Access};
 use crate::table::Table;
-use crate::{percpu, source};
 
 /// A map's contents on one node.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,14 +41,16 @@ struct Row<'a> {
 /// Runs the command.
 pub async fn run(global: &Global, dump: &MapsDump) -> Result<(), Error> {
     let progress = progress();
-    let asked = source::ask(global, dump.node.as_deref(), Some(&dump.name), |agent, namespace| {
+    let asked = source::ask(global, Access::Read, dump.node.as_deref(), Some(&dump.name), |agent, namespace| {
         let progress = progress.clone();
         async move { contents(&agent, &namespace, dump, &progress).await }
     })
     .await;
     progress.finish_and_clear();
     let mut answers = asked?;
-    answers.answers.iter_mut().for_each(Contents::sort);
+    if dump.top.is_none() {
+        answers.answers.iter_mut().for_each(Contents::sort);
+    }
     output::print(&render(&answers.answers, dump.output, answers.several))?;
     answers.complete()
 }
@@ -62,11 +66,15 @@ fn progress() -> ProgressBar {
 }
 
 async fn contents(agent: &Agent, namespace: &str, dump: &MapsDump, progress: &ProgressBar) -> Result<Contents, Error> {
-    let namespace = match namespace {
-        "" => find(agent, &dump.name).await?,
-        given => given.to_owned(),
+    let request = DumpMapRequest {
+        program: Some(agent.program(namespace, &dump.name).await?),
+        map: dump.map.clone(),
+        decode: false,
+        limit: dump.limit.unwrap_or(0),
+        filter: dump.filter.clone().unwrap_or_default(),
+        top: dump.top.clone().unwrap_or_default(),
     };
-    let mut stream = agent.dump(&namespace, &dump.name, &dump.map, dump.limit.unwrap_or(0)).await?;
+    let mut stream = agent.dump(request).await?;
     let (mut schema, mut entries) = (None, Vec::new());
     loop {
         let next = within(agent.timeout, "reading the map", async { Ok(stream.message().await?) }).await?;
@@ -86,21 +94,13 @@ async fn contents(agent: &Agent, namespace: &str, dump: &MapsDump, progress: &Pr
                     ));
                 }
                 let schema = schema.ok_or(Error::Schema("it has no description"))?;
+                if schema.head_only && !entries.is_empty() {
+                    note(format_args!("{}: of a {} the next entry alone can be seen", agent.node, schema.map.r#type));
+                }
                 return Ok(Contents { node: agent.node.clone(), schema, entries });
             }
             None => return Err(Error::Agent(format!("{}: the stream ended too early", agent.node))),
         }
-    }
-}
-
-/// The namespace of the one program of that name.
-async fn find(agent: &Agent, name: &str) -> Result<String, Error> {
-    let mut programs = agent.programs("").await?;
-    programs.retain(|p| p.name == name);
-    match programs.as_slice() {
-        [one] => Ok(one.namespace.clone()),
-        [] => Err(Error::Absent(format!("EbpfProgram {name} does not run on this host"))),
-        _ => Err(Error::Ambiguous(name.to_owned())),
     }
 }
 

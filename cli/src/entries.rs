@@ -23,11 +23,13 @@ pub fn unpack(schema: &Schema, frame: &RawEntries) -> Result<Vec<Entry>, Error> 
     if count == 0 {
         return Ok(Vec::new());
     }
-    if key_len == 0 || value_len == 0 || !fits(frame.keys.len(), key_len) || !fits(frame.values.len(), value_len) {
+    // Queues and stacks have no keys.
+    if value_len == 0 || !fits(frame.keys.len(), key_len) || !fits(frame.values.len(), value_len) {
         return Err(Error::Schema("its entries have another size than it says"));
     }
-    let pairs = frame.keys.chunks_exact(key_len).zip(frame.values.chunks_exact(value_len));
-    Ok(pairs.map(|(key, values)| Entry { key: key.to_vec(), values: values.to_vec() }).collect())
+    let values = frame.values.chunks_exact(value_len).enumerate();
+    let key = |index: usize| frame.keys[index * key_len..(index + 1) * key_len].to_vec();
+    Ok(values.map(|(index, values)| Entry { key: key(index), values: values.to_vec() }).collect())
 }
 
 impl Entry {

@@ -67,8 +67,10 @@ pub enum Error {
     DeadSocket { path: PathBuf, problem: String },
     #[error("{0}")]
     Absent(String),
+    #[error("{0}")]
+    Usage(String),
     #[error(
-        "{message}\nThe ServiceAccount needs get on ebpfprograms/maps (skep.dev) in the program's namespace; --service-account names another"
+        "{message}\nThe ServiceAccount needs that right (API group skep.dev) in the program's namespace; --service-account names another"
     )]
     MayNotRead { message: String },
     #[error("the agent answers: {0}")]
@@ -92,10 +94,11 @@ pub enum Error {
 }
 
 impl Error {
-    /// 3 where what was asked for does not exist, else 1.
+    /// 3 where what was asked for does not exist, 2 where the command line is wrong, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::NoProgram(_) | Error::NowhereRunning { .. } | Error::NoAgent { .. } | Error::Absent(_) => 3,
+            Error::Usage(_) => 2,
             _ => 1,
         }
     }

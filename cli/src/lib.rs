@@ -1,4 +1,4 @@
-//! The kubectl plugin: `kubectl skep get|why|maps|restart|suspend|resume|push`.
+//! The kubectl plugin: `kubectl skep get|why|maps|events|restart|suspend|resume|push`.
 //!
 //! Guarantees: it only reads, apart from minting a ten-minute token and from the commands that say otherwise; the user's own credential goes to the API server and
 //! nowhere else; everything printed is rendered by a pure function of what was read and of the time.
@@ -17,6 +17,7 @@ pub mod completion;
 pub mod connect;
 pub mod deadline;
 pub mod dump;
+pub mod edit;
 pub mod entries;
 pub mod error;
 pub mod events;
@@ -33,6 +34,7 @@ pub mod schema;
 pub mod socket;
 pub mod source;
 pub mod table;
+pub mod tail;
 pub mod view;
 pub mod why;
 
@@ -48,7 +50,11 @@ pub async fn run(cli: &Cli) -> Result<(), Error> {
         Command::Maps(maps) => match &maps.command {
             MapsCommand::Ls(ls) => maps::run(&cli.global, ls).await,
             MapsCommand::Dump(dump) => dump::run(&cli.global, dump).await,
+            MapsCommand::Get(get) => edit::get(&cli.global, get).await,
+            MapsCommand::Set(set) => edit::set(&cli.global, set).await,
+            MapsCommand::Del(del) => edit::del(&cli.global, del).await,
         },
+        Command::Events(events) => tail::run(&cli.global, events).await,
         Command::Restart(change) => change::run(&cli.global, change, What::Restart).await,
         Command::Suspend(change) => change::run(&cli.global, change, What::Suspend).await,
         Command::Resume(change) => change::run(&cli.global, change, What::Resume).await,

@@ -6,7 +6,7 @@ use skep_proto::v1::MapInfo;
 use crate::args::{Global, MapsFormat, MapsLs};
 use crate::error::Error;
 use crate::output::{self, note};
-use crate::source;
+use crate::source::{self, Access};
 use crate::table::Table;
 
 /// A map on a node; also the shape of `-o json`.
@@ -57,7 +57,7 @@ impl MapRow {
 /// Runs the command.
 pub async fn run(global: &Global, ls: &MapsLs) -> Result<(), Error> {
     let name = ls.name.clone().unwrap_or_default();
-    let answers = source::ask(global, ls.node.as_deref(), ls.name.as_deref(), |agent, namespace| {
+    let answers = source::ask(global, Access::Read, ls.node.as_deref(), ls.name.as_deref(), |agent, namespace| {
         let name = name.clone();
         async move {
             let maps = agent.maps(&namespace, &name).await?;

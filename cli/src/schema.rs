@@ -26,6 +26,8 @@ pub struct Schema {
     pub values_per_entry: usize,
     /// Bytes from one value of an entry to the next.
     pub stride: usize,
+    /// Of several entries one can be seen: the next.
+    pub head_only: bool,
 }
 
 impl Schema {
@@ -40,6 +42,7 @@ impl Schema {
             value: described(message.value.as_ref(), map.value_size)?,
             values_per_entry: message.values_per_entry as usize,
             stride: message.value_stride as usize,
+            head_only: message.head_only,
             map,
         })
     }

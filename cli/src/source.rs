@@ -37,13 +37,51 @@ impl<T> Answers<T> {
     }
 }
 
+/// What agents are asked for: whose token is shown depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    Write,
+}
+
 /// Asks the socket's agent, or that of `node`, or those of all nodes on which `name` (absent: any program) runs. `ask`
 /// gets the agent and the namespace.
 pub async fn ask<T, F, Fut>(
     global: &Global,
+    access: Access,
     node: Option<&str>,
     name: Option<&str>,
     ask: F,
+) -> Result<Answers<T>, Error>
+where
+    F: Fn(Agent, String) -> Fut,
+    Fut: Future<Output = Result<T, Error>>,
+{
+    some_at_once(global, access, node, name, ask, AT_ONCE).await
+}
+
+/// The same for answers that do not end by themselves: all nodes at once.
+pub async fn follow<T, F, Fut>(
+    global: &Global,
+    access: Access,
+    node: Option<&str>,
+    name: Option<&str>,
+    ask: F,
+) -> Result<Answers<T>, Error>
+where
+    F: Fn(Agent, String) -> Fut,
+    Fut: Future<Output = Result<T, Error>>,
+{
+    some_at_once(global, access, node, name, ask, usize::MAX).await
+}
+
+async fn some_at_once<T, F, Fut>(
+    global: &Global,
+    access: Access,
+    node: Option<&str>,
+    name: Option<&str>,
+    ask: F,
+    at_once: usize,
 ) -> Result<Answers<T>, Error>
 where
     F: Fn(Agent, String) -> Fut,
@@ -71,8 +109,8 @@ where
     if nodes.is_empty() {
         return Ok(Answers { answers: Vec::new(), failed: 0, several: true });
     }
-    let gate = Gate::open(&cluster, global).await?;
-    let (gate, ask, namespace) = (&gate, &ask, &cluster.namespace);
+    let gate = Gate::open(&cluster, global, access).await?;
+    let (gate, ask, namespace, nodes_asked) = (&gate, &ask, &cluster.namespace, nodes.len());
     let asked = stream::iter(nodes).map(|node| async move {
         let answer = match gate.agent(&node).await {
             Ok(agent) => ask(agent, namespace.clone()).await,
@@ -80,7 +118,7 @@ where
         };
         (node, answer)
     });
-    sorted(asked.buffered(AT_ONCE).collect().await, node.is_none())
+    sorted(asked.buffered(at_once.min(nodes_asked)).collect().await, node.is_none())
 }
 
 /// Nodes are not of a namespace: who may see one namespace may not see them.

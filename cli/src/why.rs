@@ -8,6 +8,7 @@ use crate::cluster::Cluster;
 use crate::connect::Gate;
 use crate::error::Error;
 use crate::output::{self, note};
+use crate::source::Access;
 use crate::view::{NodeState, Program};
 use crate::{get, page, reports};
 
@@ -50,7 +51,7 @@ async fn from_cluster(global: &Global, name: &str) -> Result<Program, Error> {
 
 /// Only the agents know each target; the statuses in the cluster hold counts.
 async fn ask_degraded(cluster: &Cluster, global: &Global, program: &mut Program) -> Result<(), Error> {
-    let gate = &Gate::open(cluster, global).await?;
+    let gate = &Gate::open(cluster, global, Access::Read).await?;
     let (namespace, name) = (program.namespace.as_str(), program.name.as_str());
     let degraded = program.nodes.iter_mut().filter(|node| node.state == "Degraded").take(ASKED);
     let asked = stream::iter(degraded).map(|state| async move {

@@ -169,6 +169,7 @@ fn contents(node: &str, sources: &[u8]) -> Contents {
         value: Some(type_message(&value)),
         values_per_entry: 2,
         value_stride: 16,
+        head_only: false,
     });
     let schema = schema.unwrap();
     let mut frame = RawEntries { count: sources.len() as u32, ..RawEntries::default() };

@@ -8,9 +8,10 @@ use rustls::ServerConfig;
 use skep_object::btf::desc::{TypeDesc, TypeKind};
 use skep_proto::v1::inspector_server::{Inspector, InspectorServer};
 use skep_proto::v1::{
-    DumpMapRequest, End, HookReport, ListMapsRequest, ListMapsResponse, ListProgramsRequest, ListProgramsResponse,
-    LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, MapSchema, ProgramRef, ProgramReport, RawEntries, State,
-    TargetFailure, map_frame::Frame,
+    DeleteMapEntriesRequest, DeleteMapEntriesResponse, DumpMapRequest, End, EventFrame, HookReport, ListMapsRequest,
+    ListMapsResponse, ListProgramsRequest, ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame,
+    MapInfo, MapSchema, ProgramRef, ProgramReport, RawEntries, State, TailEventsRequest, TargetFailure,
+    UpdateMapRequest, UpdateMapResponse, map_frame::Frame,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -135,7 +136,14 @@ impl Inspector for Service {
             let desc = TypeDesc { kind: TypeKind::Uint, name: "".into(), size };
             Some(skep_node_agent::grpc::frames::type_message(&desc))
         };
-        let schema = MapSchema { map: Some(map()), key: uint(4), value: uint(8), values_per_entry: 1, value_stride: 8 };
+        let schema = MapSchema {
+            map: Some(map()),
+            key: uint(4),
+            value: uint(8),
+            values_per_entry: 1,
+            value_stride: 8,
+            head_only: false,
+        };
         // A frame of 6 MiB: more than gRPC clients take by themselves.
         let count = 1u32 << 19;
         let keys: Vec<u8> = (0..count).rev().flat_map(|n| n.to_le_bytes()).collect();
@@ -148,6 +156,23 @@ impl Inspector for Service {
     }
 
     async fn lookup_map(&self, _: Request<LookupMapRequest>) -> Result<Response<LookupMapResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn update_map(&self, _: Request<UpdateMapRequest>) -> Result<Response<UpdateMapResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn delete_map_entries(
+        &self,
+        _: Request<DeleteMapEntriesRequest>,
+    ) -> Result<Response<DeleteMapEntriesResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    type TailEventsStream = ReceiverStream<Result<EventFrame, Status>>;
+
+    async fn tail_events(&self, _: Request<TailEventsRequest>) -> Result<Response<Self::TailEventsStream>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 }

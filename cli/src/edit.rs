@@ -1,0 +1,203 @@
+//! `maps get`, `maps set`, `maps del`: single entries.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use skep_proto::v1::lookup_map_request::Key;
+use skep_proto::v1::update_map_request::Mode;
+use skep_proto::v1::{Datum, DeleteMapEntriesRequest, LookupMapRequest, MapEntry, UpdateMapRequest, datum};
+use skep_proto::value::from_json;
+
+use crate::args::{Global, MapsDel, MapsGet, MapsSet, Nodes, PushFormat};
+use crate::dump::{Contents, render};
+use crate::entries::Entry;
+use crate::error::Error;
+use crate::output;
+use crate::schema::Schema;
+use crate::source::{self, Access};
+
+/// An entry of a file, as `maps dump -o json` prints it. Whose node's it was does not matter.
+#[derive(Debug, Deserialize)]
+struct Row {
+    #[serde(default)]
+    key: Option<Value>,
+    value: Value,
+}
+
+/// What was done on a node; the shape of `-o json`.
+#[derive(Debug, Serialize)]
+struct Done {
+    node: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    written: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deleted: Option<u64>,
+    /// Keys that were not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    absent: Option<u64>,
+}
+
+/// JSON, or a text that is none.
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
+}
+
+fn datum(json: &Value) -> Datum {
+    Datum { datum: Some(datum::Datum::Json(from_json(json))) }
+}
+
+/// `maps get`.
+pub async fn get(global: &Global, get: &MapsGet) -> Result<(), Error> {
+    let key = json(&get.key);
+    let answers = source::ask(global, Access::Read, get.node.as_deref(), Some(&get.name), |agent, namespace| {
+        let key = &key;
+        async move {
+            let request = LookupMapRequest {
+                program: Some(agent.program(&namespace, &get.name).await?),
+                map: get.map.clone(),
+                key: Some(Key::Json(from_json(key))),
+                schema: true,
+            };
+            let answer = agent.lookup(request).await?;
+            let schema = Schema::new(answer.schema.ok_or(Error::Schema("it has no description"))?)?;
+            let entry = Entry { key: answer.raw_key.to_vec(), values: answer.raw_value.to_vec() };
+            let entries = if answer.found { vec![entry] } else { Vec::new() };
+            Ok(Contents { node: agent.node.clone(), schema, entries })
+        }
+    })
+    .await?;
+    if answers.answers.iter().all(|contents| contents.entries.is_empty()) {
+        answers.complete()?;
+        return Err(Error::Absent(format!("map {} has no entry with the key {}", get.map, get.key)));
+    }
+    output::print(&render(&answers.answers, get.output, answers.several))?;
+    answers.complete()
+}
+
+/// `maps set`.
+pub async fn set(global: &Global, set: &MapsSet) -> Result<(), Error> {
+    let rows = match (&set.file, &set.key, &set.value) {
+        (Some(file), ..) => read(file)?,
+        (None, Some(key), Some(value)) => vec![Row { key: Some(json(key)), value: json(value) }],
+        _ => return Err(Error::Usage("give KEY and VALUE, or -f FILE".into())),
+    };
+    let entry = |row: &Row| MapEntry { key: row.key.as_ref().map(datum), value: Some(datum(&row.value)) };
+    let entries: Vec<MapEntry> = rows.iter().map(entry).collect();
+    let mode = match (set.create, set.replace) {
+        (true, _) => Mode::Create,
+        (_, true) => Mode::Replace,
+        _ => Mode::Unspecified,
+    };
+    let node = chosen(global, &set.nodes)?;
+    let answers = source::ask(global, Access::Write, node, Some(&set.name), |agent, namespace| {
+        let entries = entries.clone();
+        async move {
+            let program = Some(agent.program(&namespace, &set.name).await?);
+            let request = UpdateMapRequest { program, map: set.map.clone(), entries, mode: mode.into() };
+            let written = Some(agent.update(request).await?);
+            Ok(Done { node: agent.node.clone(), written, deleted: None, absent: None })
+        }
+    })
+    .await?;
+    output::print(&said(&answers.answers, set.output))?;
+    answers.complete()
+}
+
+/// `maps del`.
+pub async fn del(global: &Global, del: &MapsDel) -> Result<(), Error> {
+    let keys: Vec<Datum> = del.keys.iter().map(|key| datum(&json(key))).collect();
+    let node = chosen(global, &del.nodes)?;
+    let answers = source::ask(global, Access::Write, node, Some(&del.name), |agent, namespace| {
+        let keys = keys.clone();
+        async move {
+            let program = Some(agent.program(&namespace, &del.name).await?);
+            let request = DeleteMapEntriesRequest { program, map: del.map.clone(), keys };
+            let answer = agent.delete(request).await?;
+            let (deleted, absent) = (Some(answer.deleted), Some(answer.absent));
+            Ok(Done { node: agent.node.clone(), written: None, deleted, absent })
+        }
+    })
+    .await?;
+    output::print(&said(&answers.answers, del.output))?;
+    let deleted: u64 = answers.answers.iter().filter_map(|done| done.deleted).sum();
+    answers.complete()?;
+    match deleted {
+        0 => Err(Error::Absent(format!("map {} has no entry with such a key", del.map))),
+        _ => Ok(()),
+    }
+}
+
+/// Whoever writes says where: one node by mistake is a different thing from all of them.
+fn chosen<'a>(global: &Global, nodes: &'a Nodes) -> Result<Option<&'a str>, Error> {
+    match (&nodes.node, nodes.all_nodes || global.socket.is_some()) {
+        (Some(node), _) => Ok(Some(node)),
+        (None, true) => Ok(None),
+        (None, false) => Err(Error::Usage("say where: --node NODE, or --all-nodes".into())),
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<Row>, Error> {
+    let shown = file.display();
+    let text = match file.to_str() {
+        Some("-") => std::io::read_to_string(std::io::stdin()),
+        _ => std::fs::read_to_string(file),
+    };
+    let text = text.map_err(|e| Error::Usage(format!("{shown}: {e}")))?;
+    serde_json::from_str(&text)
+        .map_err(|e| Error::Usage(format!("{shown}: {e}; a list of {{\"key\": ..., \"value\": ...}} is expected")))
+}
+
+fn said(all: &[Done], format: PushFormat) -> String {
+    if format == PushFormat::Json {
+        return output::json(&all);
+    }
+    let count = |number: u64| if number == 1 { "1 entry".to_owned() } else { format!("{number} entries") };
+    let mut text = String::new();
+    for Done { node, written, deleted, absent } in all {
+        let mut words = Vec::new();
+        words.extend(written.map(|n| format!("{} written", count(n))));
+        words.extend(deleted.map(|n| format!("{} deleted", count(n))));
+        words.extend(absent.filter(|n| *n > 0).map(|n| format!("{n} not there")));
+        text.push_str(&format!("{node}: {}\n", words.join(", ")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_json_is_a_text() {
+        assert_eq!(json("17"), Value::from(17));
+        assert_eq!(json("10.0.0.1"), Value::from("10.0.0.1"));
+        assert_eq!(json("true"), Value::Bool(true));
+        assert_eq!(json("{\"a\": 1}"), serde_json::json!({"a": 1}));
+        assert_eq!(json("\"7\""), Value::from("7"));
+    }
+
+    #[test]
+    fn what_a_dump_prints_can_be_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("rows.json");
+        std::fs::write(&file, r#"[{"node": "n1", "key": {"port": 1}, "value": [1, 2]}, {"value": 3}]"#).unwrap();
+        let rows = read(&file).unwrap();
+        assert_eq!(rows[0].key, Some(serde_json::json!({"port": 1})));
+        assert_eq!((rows[1].key.clone(), rows[1].value.clone()), (None, Value::from(3)));
+        std::fs::write(&file, "{}").unwrap();
+        assert!(read(&file).unwrap_err().to_string().contains("a list of {\"key\""));
+    }
+
+    #[test]
+    fn what_was_done_is_said_of_each_node() {
+        let done = |node: &str, written, deleted, absent| Done { node: node.into(), written, deleted, absent };
+        let all =
+            [done("a", Some(1), None, None), done("b", None, Some(2), Some(1)), done("c", None, Some(0), Some(0))];
+        assert_eq!(
+            said(&all, PushFormat::Text),
+            "a: 1 entry written\nb: 2 entries deleted, 1 not there\nc: 0 entries deleted\n"
+        );
+        assert!(said(&all[..1], PushFormat::Json).contains("\"written\": 1"));
+    }
+}
