@@ -45,6 +45,7 @@ pub fn files() -> Vec<(&'static str, String)> {
         ("operator-rbac.yaml", render(&operator(), None)),
         ("agent-rbac.yaml", render(&agent(), None)),
         ("plugin-rbac.yaml", render(&plugin(), Some(".Values.viewer.create"))),
+        ("editor-rbac.yaml", render(&editor(), Some(".Values.editor.create"))),
         ("people-rbac.yaml", render(&people(), None)),
     ]
 }
@@ -145,7 +146,7 @@ fn plugin() -> Vec<Role> {
             labels: &[],
             rules: vec![of_skep(
                 "Virtual resources: agents ask for them by SubjectAccessReview.",
-                vec![format!("{}/maps", programs())],
+                vec![format!("{}/maps", programs()), format!("{}/events", programs())],
                 &["get"],
             )],
         },
@@ -161,6 +162,27 @@ fn plugin() -> Vec<Role> {
                 Rule { names: BUNDLE, ..rule("", "", &["configmaps"], &["get"]) },
                 Rule { names: &["skep-viewer"], ..rule("", "", &["serviceaccounts/token"], &["create"]) },
             ],
+        },
+    ]
+}
+
+fn editor() -> Vec<Role> {
+    vec![
+        Role {
+            why: "What `kubectl skep maps set` and `del` may do beside that, by a token of the ServiceAccount of the same name.",
+            name: "skep-editor",
+            scope: Scope::Cluster,
+            bound: false,
+            labels: &[],
+            rules: vec![of_skep("", vec![format!("{}/maps", programs())], &["get", "update", "delete"])],
+        },
+        Role {
+            why: "Bind it beside skep-connect to people who may write maps: to ask for the editor's token.",
+            name: "skep-connect-editor",
+            scope: Scope::Own,
+            bound: false,
+            labels: &[],
+            rules: vec![Rule { names: &["skep-editor"], ..rule("", "", &["serviceaccounts/token"], &["create"]) }],
         },
     ]
 }
