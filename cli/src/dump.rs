@@ -58,7 +58,7 @@ pub async fn run(global: &Global, dump: &MapsDump) -> Result<(), Error> {
 /// On a terminal's standard error only, which indicatif sees to.
 fn progress() -> ProgressBar {
     let bar = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {human_pos} entries read") {
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {human_pos} entries read{msg}") {
         bar.set_style(style);
     }
     bar.enable_steady_tick(Duration::from_millis(120));
@@ -79,7 +79,11 @@ async fn contents(agent: &Agent, namespace: &str, dump: &MapsDump, progress: &Pr
     loop {
         let next = within(agent.timeout, "reading the map", async { Ok(stream.message().await?) }).await?;
         match next.and_then(|message| message.frame) {
-            Some(Frame::Schema(message)) => schema = Some(Schema::new(message)?),
+            Some(Frame::Queued(queued)) => progress.set_message(format!(", {} wait before it", queued.before)),
+            Some(Frame::Schema(message)) => {
+                progress.set_message("");
+                schema = Some(Schema::new(message)?);
+            }
             Some(Frame::Raw(frame)) => {
                 let schema = schema.as_ref().ok_or(Error::Schema("entries came before the description"))?;
                 entries.extend(unpack(schema, &frame)?);

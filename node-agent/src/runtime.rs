@@ -21,7 +21,7 @@ use crate::desired::Store;
 use crate::epoch::Epoch;
 use crate::grpc::agent::AgentService;
 use crate::grpc::auth::Authorizer;
-use crate::grpc::inspector::InspectorService;
+use crate::grpc::inspector::{InspectorService, Line, READ_AT_ONCE};
 use crate::grpc::serve::{self, Services};
 use crate::grpc::tls::{Acceptors, Identity};
 use crate::images::Images;
@@ -122,6 +122,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
             host,
             authorizer: Arc::new(Authorizer::new(client)),
             events: Arc::default(),
+            line: Arc::new(Line::new(READ_AT_ONCE)),
         }),
     };
     let (socket, on_socket, stop) = (config.places.socket.clone(), services.clone(), cancel.clone());

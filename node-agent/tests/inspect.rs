@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use node::{Node, manifest, tracing_manifest};
 use serde_json::{Value, json};
 use skep_kernel::sys;
+use skep_proto::v1::inspector_client::InspectorClient;
 use skep_proto::v1::update_map_request::Mode;
 use skep_proto::v1::{
     Datum, DeleteMapEntriesRequest, DumpMapRequest, EventEnd, LookupMapRequest, MapEntry, ProgramRef, State,
     TailEventsRequest, UpdateMapRequest, datum, event_frame, lookup_map_request::Key, map_frame,
 };
 use skep_proto::value::{from_json, to_json};
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 fn program() -> Option<ProgramRef> {
@@ -315,4 +317,66 @@ async fn a_client_that_does_not_read_is_told_what_it_missed() {
         lazy.until(before + 1).await;
     }
     assert!(lazy.lost > 0, "everything fitted somewhere: {} records", lazy.numbers.len());
+}
+
+/// Two hundred clients of a large map that do not read: some are served, the others wait and are told, nobody else notices,
+/// and the agent's memory is bounded.
+#[tokio::test]
+async fn clients_that_do_not_read_wait_in_line_and_hold_up_nobody_else() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    let text = manifest("counter", &image, json!({"step": 1}));
+    node.write("a.yaml", &text.replace("  programs:", "  maps: {hits: {maxEntries: 1000000}}\n  programs:"));
+    node.until("counter", |r| r.state() == State::Ready).await;
+    let before = resident(&node);
+    let open = async |connection: &mut InspectorClient<Channel>| {
+        let request = DumpMapRequest { program: program(), map: "hits".into(), ..DumpMapRequest::default() };
+        connection.dump_map(request).await.unwrap().into_inner()
+    };
+    // One connection has a hundred calls at most.
+    let mut connections = Vec::new();
+    for _ in 0..4 {
+        connections.push(node.another_inspector().await);
+    }
+    let (mut served, mut queued) = (Vec::new(), Vec::new());
+    for i in 0..200 {
+        let mut stream = open(&mut connections[i % 4]).await;
+        match stream.message().await.unwrap().unwrap().frame.unwrap() {
+            map_frame::Frame::Schema(_) => served.push(stream),
+            map_frame::Frame::Queued(at) => queued.push((at.before, stream)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((served.len(), queued.len()), (8, 192));
+    let positions: Vec<u64> = queued.iter().map(|(before, _)| *before).collect();
+    assert_eq!(positions, (0..192).collect::<Vec<u64>>());
+
+    // Others are served as if nothing was: an entry, a new program, events of the node.
+    let other = "tcx: {interfaces: {names: [lo]}, direction: Ingress}";
+    node.write("b.yaml", &tracing_manifest("other", &image, "count_tc", other));
+    node.until("other", |r| r.state() == State::Ready).await;
+    node.packets(3);
+    assert_eq!(node.hits("counter").await, 3);
+    let grown = resident(&node).saturating_sub(before) >> 20;
+    assert!(grown < 96, "200 clients cost {grown} MiB");
+
+    // Who is served and goes makes room for the first in line, which gets all there is.
+    drop(served.pop());
+    let (_, mut first) = queued.remove(0);
+    let mut entries = 0;
+    while let Some(frame) = first.message().await.unwrap() {
+        match frame.frame.unwrap() {
+            map_frame::Frame::Raw(raw) => entries += u64::from(raw.count),
+            map_frame::Frame::End(end) => assert_eq!((end.count, end.read), (entries, 1_000_000)),
+            _ => {}
+        }
+    }
+    assert_eq!(entries, 1_000_000);
+}
+
+/// Bytes that the agent has in memory.
+fn resident(node: &Node) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", node.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }

@@ -7,6 +7,7 @@ mod bad_input;
 mod changes;
 mod demo;
 mod host;
+mod inspect;
 mod manifests;
 mod restart;
 mod samples;
@@ -49,6 +50,7 @@ const TESTS: &[(&str, Test)] = &[
     ("bad_input::a_key_that_kubectl_emptied_changes_nothing", bad_input::emptied),
     ("bad_input::a_tag_that_comes_late_is_found", bad_input::late_tag),
     ("bad_input::an_interface_that_goes_and_comes_back", bad_input::vanishing_interface),
+    ("inspect::maps_are_written_and_events_followed", inspect::written_and_followed),
     ("demo_on_a_cluster_of_ones_own", demo::own_cluster),
     ("logs_have_no_colours", logs),
     ("deletion_leaves_nothing", deletion),

@@ -3,6 +3,7 @@
 
 mod dump;
 mod events;
+mod line;
 mod write;
 
 use std::pin::Pin;
@@ -30,9 +31,13 @@ use super::refuse;
 use crate::actor::Shared;
 use crate::events::Readers;
 use crate::images::blocking;
+pub use line::Line;
 
 /// Frames that wait for a slow reader; then reading the map waits.
 const QUEUE: usize = 4;
+
+/// Maps that are read at once: each takes a thread that blocks as long as its client reads slowly.
+pub const READ_AT_ONCE: usize = 8;
 
 /// Implements the service.
 #[derive(Debug)]
@@ -41,6 +46,8 @@ pub struct InspectorService {
     pub host: Arc<Host>,
     pub authorizer: Arc<Authorizer>,
     pub events: Arc<Readers>,
+    /// Maps that are read at once.
+    pub line: Arc<Line>,
 }
 
 /// A program that is not on this node is no secret kept and no map found.
@@ -147,8 +154,8 @@ impl Inspector for InspectorService {
             return Err(refuse(Code::FailedPrecondition, Reason::KernelUnsupported, message));
         }
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let mut dump = dump::Dump::new(&request, &reader, sender)?;
-        tokio::task::spawn_blocking(move || dump.run(&report, &request.map, &reader));
+        let dump = dump::Dump::new(&request, &reader, sender)?;
+        tokio::spawn(dump.run(self.line.clone(), report, request.map, reader));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 

@@ -273,6 +273,11 @@ impl Node {
         self.client.clone().unwrap()
     }
 
+    /// The agent's Inspector, by a connection of its own.
+    pub async fn another_inspector(&self) -> InspectorClient<Channel> {
+        InspectorClient::new(skep_proto::client::unix(&self.socket()).await.unwrap())
+    }
+
     /// All pods of the node, as the operator tells of them.
     pub async fn tell_pods(&self, pods: Vec<Pod>) {
         let channel = skep_proto::client::unix(&self.dir.path().join("agent.sock")).await.unwrap();

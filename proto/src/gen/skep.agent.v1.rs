@@ -989,7 +989,7 @@ pub struct DumpMapRequest {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MapFrame {
-    #[prost(oneof = "map_frame::Frame", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "map_frame::Frame", tags = "1, 2, 3, 4, 5")]
     pub frame: ::core::option::Option<map_frame::Frame>,
 }
 /// Nested message and enum types in `MapFrame`.
@@ -1004,7 +1004,16 @@ pub mod map_frame {
         Decoded(super::DecodedEntries),
         #[prost(message, tag = "4")]
         End(super::End),
+        /// Before the schema: a node reads eight maps at once, and others wait.
+        #[prost(message, tag = "5")]
+        Queued(super::Queued),
     }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Queued {
+    /// How many wait before this one.
+    #[prost(uint64, tag = "1")]
+    pub before: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MapSchema {
@@ -1554,7 +1563,7 @@ pub mod inspector_client {
             req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "ListMaps"));
             self.inner.unary(req, path, codec).await
         }
-        /// Schema first, then packed entries, then End.
+        /// Schema first, then packed entries, then End. A stream that ends without it was cut off, since nobody read it for a minute.
         pub async fn dump_map(
             &mut self,
             request: impl tonic::IntoRequest<super::DumpMapRequest>,
@@ -1652,7 +1661,7 @@ pub mod inspector_server {
         type DumpMapStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::MapFrame, tonic::Status>>
             + std::marker::Send
             + 'static;
-        /// Schema first, then packed entries, then End.
+        /// Schema first, then packed entries, then End. A stream that ends without it was cut off, since nobody read it for a minute.
         async fn dump_map(
             &self,
             request: tonic::Request<super::DumpMapRequest>,

@@ -2,23 +2,29 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use prost::bytes::Bytes;
 use skep_kernel::dump::{MapReader, PORTION};
 use skep_object::btf::filter::{Filter, Member};
 use skep_proto::v1::{
-    DecodedEntries, DecodedEntry, DumpMapRequest, End, MapFrame, MapSchema, ProgramReport, RawEntries, map_frame::Frame,
+    DecodedEntries, DecodedEntry, DumpMapRequest, End, MapFrame, MapSchema, ProgramReport, Queued, RawEntries,
+    map_frame::Frame,
 };
 use skep_proto::value::from_json;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tonic::Status;
 
-use super::{failed, map_info};
+use super::{Line, failed, map_info};
 use crate::grpc::frames::type_message;
+use crate::images::blocking;
 
 /// Decoded entries a frame.
 const DECODED: usize = 256;
+/// How long a client may leave its stream unread.
+const STALLED: Duration = Duration::from_secs(60);
 /// Bytes of the largest entries that are kept until all are read.
 const TOP: usize = 8 << 20;
 
@@ -30,7 +36,7 @@ pub struct Dump {
     filter: Option<Filter>,
     top: Option<Top>,
     sent: u64,
-    read: u64,
+    seen: u64,
 }
 
 impl Dump {
@@ -49,18 +55,37 @@ impl Dump {
             "" => None,
             path => Some(Top::new(path, request.limit, reader)?),
         };
-        Ok(Dump { sender, decode: request.decode, limit: request.limit, filter, top, sent: 0, read: 0 })
+        Ok(Dump { sender, decode: request.decode, limit: request.limit, filter, top, sent: 0, seen: 0 })
     }
 
-    /// Ends when all is read, or when the client is gone and its queue with it. Blocks.
-    pub fn run(&mut self, report: &ProgramReport, map: &str, reader: &MapReader) {
+    /// Waits for its turn, and reads. Ends when all is read, when the client is gone, or when it does not read any more.
+    pub async fn run(mut self, line: Arc<Line>, report: ProgramReport, map: String, reader: MapReader) {
+        let sender = self.sender.clone();
+        let tell = |before| {
+            let queued = MapFrame { frame: Some(Frame::Queued(Queued { before })) };
+            let sender = &sender;
+            async move { sender.send(Ok(queued)).await.is_ok() }
+        };
+        let Some(place) = line.enter(tell).await else { return };
+        let read = blocking(move || {
+            self.read(&report, &map, &reader);
+            drop(place);
+        });
+        if let Err(error) = read.await {
+            let _gone = sender.send(Err(failed(error))).await;
+        }
+    }
+
+    /// Blocks.
+    fn read(&mut self, report: &ProgramReport, map: &str, reader: &MapReader) {
         let start = Instant::now();
         if !self.send(Frame::Schema(schema(report, map, reader))) {
             return;
         }
         let result = reader.read(|keys, values| self.portion(reader, keys, values));
         if let Err(e) = result {
-            return drop(self.sender.blocking_send(Err(failed(format!("map {map}: {e}")))));
+            self.put(Err(failed(format!("map {map}: {e}"))));
+            return;
         }
         if let Some(top) = self.top.take() {
             let (keys, values) = top.packed();
@@ -69,13 +94,13 @@ impl Dump {
             }
         }
         let elapsed_us = start.elapsed().as_micros() as u64;
-        self.send(Frame::End(End { count: self.sent, elapsed_us, raced: 0, read: self.read }));
+        self.send(Frame::End(End { count: self.sent, elapsed_us, raced: 0, read: self.seen }));
     }
 
     /// Packed entries as the kernel gave them; false when there is no more to do.
     fn portion(&mut self, reader: &MapReader, keys: &[u8], values: &[u8]) -> bool {
         let count = values.len().checked_div(reader.entry_len()).unwrap_or(0);
-        self.read += count as u64;
+        self.seen += count as u64;
         if self.filter.is_none() && self.top.is_none() {
             return self.send_some(reader, keys, values);
         }
@@ -134,7 +159,13 @@ impl Dump {
     }
 
     fn send(&self, frame: Frame) -> bool {
-        self.sender.blocking_send(Ok(MapFrame { frame: Some(frame) })).is_ok()
+        self.put(Ok(MapFrame { frame: Some(frame) }))
+    }
+
+    /// False when the client is gone, or did not read for a while: its place is somebody else's.
+    fn put(&self, frame: Result<MapFrame, Status>) -> bool {
+        let sent = tokio::time::timeout(STALLED, self.sender.send(frame));
+        matches!(Handle::current().block_on(sent), Ok(Ok(())))
     }
 }
 

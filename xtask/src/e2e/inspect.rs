@@ -1,0 +1,75 @@
+//! What people do with maps and events beside looking.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::{Cluster, NODE_NAME};
+use crate::install::{NAMESPACE, chart, until};
+use crate::step;
+
+/// Maps are written by who may, which is said in an Event; records are followed while they are written.
+pub fn written_and_followed(c: &Cluster) -> Result<()> {
+    c.place.apply(&c.place.example("exec-log")?)?;
+    c.ready("exec-log")?;
+    until("the node reports it", Duration::from_secs(10), || Ok(c.on_node("exec-log").is_ok()))?;
+    let set = ["maps", "set", "exec-log", "ignored", "sleep", "true", "-n", "default"];
+    let on_all = |more: &[&str]| c.skep(&[&set[..], &["--all-nodes"], more].concat());
+
+    let refused = c.skep(&set).err().context("wrote without being told where")?.to_string();
+    ensure!(refused.contains("--node NODE, or --all-nodes"), "{refused}");
+    let refused = on_all(&[]).err().context("the editor is not there yet")?.to_string();
+    ensure!(refused.contains("ServiceAccount skep-editor") && refused.contains("does not exist"), "{refused}");
+    let refused = on_all(&["--service-account", "skep-viewer"]).err().context("the viewer wrote")?.to_string();
+    ensure!(refused.contains("may not update ebpfprograms/maps in namespace default"), "{refused}");
+
+    let mut upgrade = c.place.helm(&["upgrade", "skep"]);
+    upgrade.arg(chart()).args(["--reuse-values", "--set", "editor.create=true", "--wait", "--timeout", "120s"]);
+    step::run("helm upgrade", &mut upgrade)?;
+    let mut said = String::new();
+    // The API server's authorizer hears of a new role a moment later.
+    until("the editor may write", Duration::from_secs(20), || {
+        said = on_all(&[])?;
+        Ok(true)
+    })?;
+    ensure!(said == format!("{NODE_NAME}: 1 entry written"), "{said}");
+    let got = c.skep(&["maps", "get", "exec-log", "ignored", "sleep", "-n", "default", "-o", "json"])?;
+    let got: Value = serde_json::from_str(&got)?;
+    ensure!(got[0]["value"] == true && got[0]["key"] == "sleep", "{got}");
+    let wanted = format!("system:serviceaccount:{NAMESPACE}:skep-editor wrote 1 entry of map ignored");
+    until("an Event says who wrote", Duration::from_secs(10), || {
+        let events = c.json(&["get", "events.events.k8s.io"])?;
+        let mut events = events["items"].as_array().into_iter().flatten();
+        let of_it = |e: &&Value| e["reason"] == "MapWritten" && e["note"].as_str().is_some_and(|n| n.contains(&wanted));
+        Ok(events.any(|event| of_it(&event)))
+    })?;
+
+    let mut follow = c.place.kubectl_skep(&["events", "exec-log", "execs", "--type", "exec", "-n", "default"]);
+    follow.args(["--filter", "comm == ls or comm == sleep", "--limit", "3", "-o", "json"]);
+    let follow = follow.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let pid = follow.id();
+    let followed = std::thread::spawn(move || follow.wait_with_output());
+    until("three records come", Duration::from_secs(30), || {
+        c.exec("web", "/bin/ls / > /dev/null; /bin/sleep 0")?;
+        Ok(followed.is_finished())
+    })
+    .inspect_err(|_| drop(step::ask(std::process::Command::new("kill").arg(pid.to_string()))))?;
+    let output = followed.join().map_err(|_| anyhow::anyhow!("the thread that followed ended by a panic"))??;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "events: {} {}", text, String::from_utf8_lossy(&output.stderr));
+    let rows: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    ensure!(rows.len() == 3, "{} records were asked for: {text}", 3);
+    for row in &rows {
+        ensure!(row["node"] == NODE_NAME && row["event"]["comm"] == "ls", "sleep is ignored, and ls is not: {row}");
+        ensure!(row["event"]["pid"].as_u64().is_some_and(|pid| pid > 1), "{row}");
+    }
+
+    let del = ["maps", "del", "exec-log", "ignored", "sleep", "-n", "default", "--all-nodes"];
+    let said = c.skep(&del)?;
+    ensure!(said == format!("{NODE_NAME}: 1 entry deleted"), "{said}");
+    let absent = c.place.kubectl_skep(&del).output()?;
+    ensure!(absent.status.code() == Some(3), "a key that is not there: {}", absent.status);
+    c.kubectl(&["delete", "ebpf", "exec-log", "--timeout=30s"]).map(drop)
+}
