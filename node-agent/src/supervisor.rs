@@ -87,6 +87,14 @@ struct Told {
     task: tokio::task::Id,
 }
 
+impl Told {
+    /// An actor that is told the same again, as after every restart of whoever tells, has nothing to do; its record is safe.
+    fn is_told(&self, program: &DesiredProgram, auth: &Auth) -> bool {
+        let order = self.orders.borrow();
+        order.refused.is_none() && order.auth == *auth && order.program.as_ref() == Some(program)
+    }
+}
+
 /// Owns the actors.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -159,6 +167,9 @@ impl Supervisor {
         if let Some(before) = before {
             let running = self.shared.reports.get(&program.uid).map(|report| report.running_revision);
             program = before.succeeded_by(program, running.as_deref());
+        }
+        if self.orders.get(&program.uid).is_some_and(|told| told.is_told(&program, &auth)) {
+            return Ok(());
         }
         let (shared, record) = (self.shared.clone(), program.clone());
         blocking(move || shared.store.put(&record)).await??;

@@ -277,3 +277,26 @@ async fn killed_at_any_moment_it_ends_where_the_manifests_say() {
     compare(&node, &wishes, &digest, &texts, &tag);
     assert!(kills >= 20, "only {kills} kills");
 }
+
+/// Whoever tells the agent what it knows already (manifests after its restart, an operator after its own) costs it nothing.
+#[tokio::test]
+async fn what_is_told_again_is_neither_written_nor_done_again() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    node.write("1.yaml", &shared_hooks("first", &image, &node.cgroup(), 1));
+    let first = node.until("first", |r| r.state() == State::Ready).await;
+    let record = node.state().join("desired").join(format!("{}.json", first.uid));
+    let written = || std::fs::metadata(&record).unwrap().modified().unwrap();
+    let before = written();
+    node.kill();
+    // One that is new is done when the manifests have been read.
+    node.write("2.yaml", &shared_hooks("second", &image, &node.cgroup(), 2));
+    node.start_agent().await;
+    node.until("second", |r| r.state() == State::Ready).await;
+    assert_eq!(node.until("first", |r| r.state() == State::Ready).await, first);
+    assert_eq!(written(), before, "the record was written again");
+    // And what is another is.
+    node.write("1.yaml", &shared_hooks("first", &image, &node.cgroup(), 3));
+    node.until("first", |r| r.running_revision != first.running_revision).await;
+    assert_ne!(written(), before);
+}
