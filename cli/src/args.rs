@@ -292,8 +292,9 @@ pub struct MapsDel {
   kubectl-skep events exec-log events --limit 10 --socket /run/skep/agent.sock
 
 Records are taken out of their buffer when they are read; the agent reads for all who ask, and who asks first gets what
-had piled up in a ring buffer. A map that a process of the node has open is read with --consume only: it would miss what is read here. What is lost on the way is said on standard
-error; what a ring buffer had no room for, only its program knows. Stop with ^C.")]
+had piled up in a ring buffer. A map that a process of the node has open is read with --consume only: it would miss what
+is read here. What is lost on the way is said on standard error; what a ring buffer had no room for, only its program
+knows. Stop with ^C.")]
 pub struct Events {
     /// The program.
     #[arg(value_parser = program)]
