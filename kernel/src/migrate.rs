@@ -35,7 +35,7 @@ pub struct Settled {
     pub inserted: u64,
     /// Changed values that were brought over: by addition, or because nobody had touched the new one.
     pub merged: u64,
-    /// Changed values that were not: programs had changed the new ones as well.
+    /// Changed values that were not: programs had changed the new ones as well, or there was no room.
     pub raced: u64,
     /// Entries that were deleted in the old map, and then in the new one.
     pub deleted: u64,
@@ -116,14 +116,17 @@ fn summands_of(desc: &TypeDesc, at: u32, path: &str, found: &mut Vec<(u32, u32)>
     Ok(())
 }
 
-/// The definition of the map that remembers what was copied: all CPUs' values of an entry in one.
+/// The definition of the map that remembers what was copied: all CPUs' values of an entry in one. Programs go on meanwhile:
+/// when the old map is read again, all of its keys may be others.
 fn base_def(name: &str, old: &Map) -> MapDef {
+    let fixed = [types::ARRAY, types::PERCPU_ARRAY, types::DEVMAP, types::CPUMAP].contains(&old.info().map_type);
+    let times = if fixed { 1 } else { 2 };
     MapDef {
         name: name.to_owned(),
         map_type: types::HASH,
         key_size: old.info().key_size,
         value_size: old.value_len() as u32,
-        max_entries: old.info().max_entries,
+        max_entries: old.info().max_entries.saturating_mul(times),
         ..MapDef::default()
     }
 }
@@ -224,11 +227,18 @@ impl Migration {
             // An array has all its entries from the start: those that nobody set are no loss.
             return if self.is_array() && value.iter().all(|b| *b == 0) { Ok(()) } else { Err(self.too_many()) };
         }
-        self.put(key, value, 0).map_err(|e| match e.raw_os_error() {
-            Some(libc::E2BIG | libc::ENOSPC) => self.too_many(),
-            _ => self.failed()(e),
-        })?;
-        self.base.update(key, value, 0).map_err(self.failed())
+        self.put(key, value, 0).map_err(|e| if is_full(&e) { self.too_many() } else { self.failed()(e) })?;
+        self.remember(key, value, 0).map(drop)
+    }
+
+    /// Writes down what the new map knows of the old one; false where there is no room for it. Then it is not brought over
+    /// when the map settles, which is said.
+    fn remember(&self, key: &[u8], value: &[u8], flags: u64) -> Result<bool, KernelError> {
+        match self.base.update(key, value, flags) {
+            Ok(()) => Ok(true),
+            Err(e) if is_full(&e) => Ok(false),
+            Err(e) => Err(self.failed()(e)),
+        }
     }
 
     /// Writes to the new map. What is read from a map of devices or CPUs names programs by id; what is written, by
@@ -306,18 +316,23 @@ impl Migration {
         }
         if let Some(adder) = adder {
             let nothing = vec![0; value.len()];
-            if before.is_none() {
-                self.base.update(key, &nothing, NOEXIST).map_err(self.failed())?;
+            if before.is_none() && !self.remember(key, &nothing, NOEXIST)? {
+                settled.raced += 1;
+                return Ok(());
             }
             match self.new.update(key, &nothing, NOEXIST) {
                 Ok(()) => settled.inserted += 1,
                 Err(e) if e.raw_os_error() == Some(libc::EEXIST) => settled.merged += 1,
+                Err(e) if is_full(&e) => {
+                    settled.raced += 1;
+                    return Ok(());
+                }
                 Err(e) => return Err(self.failed()(e)),
             }
             return adder.add(key, value).map_err(self.failed());
         }
         self.settle_value(key, value, before.as_deref(), settled).map_err(self.failed())?;
-        self.base.update(key, value, 0).map_err(self.failed())
+        self.remember(key, value, 0).map(drop)
     }
 
     /// Without sums: what programs did in the new map wins.
@@ -325,7 +340,8 @@ impl Migration {
         let Some(before) = before else {
             match self.put(key, value, NOEXIST) {
                 Ok(()) => settled.inserted += 1,
-                Err(e) if e.raw_os_error() == Some(libc::EEXIST) => settled.raced += 1,
+                // Programs made it in the new map too, or filled that up.
+                Err(e) if e.raw_os_error() == Some(libc::EEXIST) || is_full(&e) => settled.raced += 1,
                 Err(e) => return Err(e),
             }
             return Ok(());
@@ -365,6 +381,11 @@ impl Migration {
         let fields = summands(&self.old.value).map_err(why)?;
         Adder::new(self, &fields)
     }
+}
+
+/// A map takes no more entries.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC))
 }
 
 /// Waits until no program runs any more that ran before.

@@ -251,3 +251,47 @@ fn maps_of_devices_and_cpus_move_with_their_programs() {
     assert_eq!((word("cpus", 0), word("devices", 2)), (192, 1));
     assert!(program::by_id(xdp).is_ok());
 }
+
+/// Programs replace all keys of a full map while it moves, and fill the new one: what fits is brought over, the rest is
+/// said, and nothing stands in the way of what comes next.
+#[test]
+fn a_full_map_whose_keys_all_change_moves_all_the_same() {
+    use skep_kernel::load::create_map;
+    use skep_kernel::migrate::Migration;
+    use skep_kernel::sys::map::types;
+    use skep_object::map::MapDef;
+    const ENTRIES: u32 = 64;
+    let make = |map_type, max_entries| {
+        let (name, key_size, value_size) = ("moved".to_owned(), 4, 8);
+        create_map(&MapDef { name, map_type, key_size, value_size, max_entries, ..MapDef::default() }, None).unwrap()
+    };
+    let open = |fd: &std::os::fd::OwnedFd| Map::new(fd.try_clone().unwrap()).unwrap();
+    let put = |map: &Map, key: u32| map.update(&key.to_ne_bytes(), &u64::from(key).to_ne_bytes(), 0);
+    for map_type in [types::HASH, types::LRU_HASH] {
+        let (old, new) = (make(map_type, ENTRIES), make(map_type, 4 * ENTRIES));
+        (0..ENTRIES).for_each(|key| put(&open(&old), key).unwrap());
+        let (base, dropped) = Migration::copy("moved", old.try_clone().unwrap(), new.try_clone().unwrap()).unwrap();
+        assert_eq!(dropped, 0);
+        for key in 0..ENTRIES {
+            open(&old).delete(&key.to_ne_bytes()).unwrap();
+            put(&open(&old), 1000 + key).unwrap();
+        }
+        // The new map's own programs leave room for half of what is to come.
+        let room = if map_type == types::HASH { ENTRIES / 2 } else { ENTRIES };
+        (0..3 * ENTRIES - room).for_each(|key| put(&open(&new), 5000 + key).unwrap());
+        let settle = || {
+            let fds = [&old, &new, &base].map(|fd| fd.try_clone().unwrap());
+            let [old, new, base] = fds;
+            Migration::resume("moved", old, new, base).unwrap().settle(false).unwrap()
+        };
+        let settled = settle();
+        assert_eq!(settled.inserted + settled.raced, u64::from(ENTRIES), "{map_type}: {settled:?}");
+        if map_type == types::HASH {
+            assert_eq!((settled.inserted, settled.deleted), (u64::from(room), u64::from(ENTRIES)));
+        }
+        // Cut short and run again it has nothing more to bring over, and comes to an end as well.
+        let again = settle();
+        assert!(again.inserted <= u64::from(ENTRIES - room), "{map_type}: {again:?}");
+        settle();
+    }
+}
