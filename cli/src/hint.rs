@@ -109,6 +109,9 @@ pub fn hint(reason: Reason, said: &[&str]) -> &'static str {
         Reason::NodeUnreachable => {
             "Check the node and the agent's pod on it; what is attached there keeps running meanwhile."
         }
+        Reason::NodeFull if says("the desired state cannot be kept") => {
+            "Make room on the file system of the agent's state directory; what ran runs on, and the change is tried again."
+        }
         Reason::NodeFull => {
             "Lower maxEntries of the map that the message names, or raise the memory limit of the agents."
         }

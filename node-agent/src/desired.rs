@@ -9,9 +9,12 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+/// How long an agent that ended may still have its lock.
+const PARTING: Duration = Duration::from_secs(2);
 /// Older loads whose revision is remembered.
 const REMEMBERED_LOADS: usize = 8;
 
@@ -90,10 +93,15 @@ impl Store {
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).map_err(at(&dir))?;
         let lock_path = state_dir.join("lock");
         let lock = File::create(&lock_path).map_err(at(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => return Err(StoreError::Locked { path: lock_path }),
-            Err(fs::TryLockError::Error(source)) => return Err(StoreError::Io { path: lock_path, source }),
+        // One that was killed holds it until the kernel has taken all of it apart.
+        let start = Instant::now();
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(fs::TryLockError::WouldBlock) if start.elapsed() < PARTING => std::thread::sleep(PARTING / 20),
+                Err(fs::TryLockError::WouldBlock) => return Err(StoreError::Locked { path: lock_path }),
+                Err(fs::TryLockError::Error(source)) => return Err(StoreError::Io { path: lock_path, source }),
+            }
         }
         let store = Store { dir, writing: Mutex::default(), _lock: lock };
         store.sweep()?;
@@ -200,10 +208,17 @@ pub fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(&staged)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&staged, path)?;
+    let write = || {
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&staged)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&staged, path)
+    };
+    if let Err(error) = write() {
+        // The disk may be full of such.
+        let _ = fs::remove_file(&staged);
+        return Err(error);
+    }
     path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
