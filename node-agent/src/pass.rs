@@ -94,7 +94,16 @@ pub async fn reconcile(
     };
     past.fails(desired, &error);
     let remark = match &desired.older {
-        Some(older) => look_after(shared, older, auth, view, past).await,
+        Some(older) => {
+            // Whoever wants it off its hooks does not wait for an image that cannot be had.
+            let suspend = desired.spec.get("suspend").filter(|suspend| **suspend == true).cloned();
+            let mut older = older.clone();
+            if let (Some(suspend), Some(spec)) = (&suspend, older.spec.as_object_mut()) {
+                spec.insert("suspend".into(), suspend.clone());
+            }
+            let said = look_after(shared, &older, auth, view, past).await;
+            said.or_else(|| suspend.map(|_| format!("revision {}, which ran before, is off its hooks", older.revision)))
+        }
         None => {
             past.seen = Arc::new(observe(shared, &desired.uid).await);
             None

@@ -29,6 +29,8 @@ pub struct Wanted {
     pub begun: bool,
     /// Links that stay as they are because it is not known whether they are wanted.
     pub spare: bool,
+    /// Functions whose links stay as well: of the targets that are named for them not one is there, which may be a slip.
+    pub stay: BTreeSet<String>,
 }
 
 /// A function on a hook.
@@ -156,7 +158,11 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
         actions.push(Action::Load { load: wanted.load.clone() });
     }
     actions.extend(replace);
-    let spared = |seen: &ObservedLink| wanted.spare && seen.alive;
+    let stays = |seen: &ObservedLink| {
+        let of = find_program(observed, seen).and_then(|at| function_of(&at.pin));
+        seen.alive && of.is_some_and(|function| wanted.stay.contains(&function))
+    };
+    let spared = |seen: &ObservedLink| (wanted.spare && seen.alive) || stays(seen);
     let unwanted = observed.links.iter().filter(|(name, seen)| !wanted.links.contains_key(*name) && !spared(seen));
     let has_link = |function: &String| {
         let alive = |name: &String| observed.links.get(name).is_some_and(|seen| seen.alive);
@@ -182,7 +188,7 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
     actions.extend(last);
     // A program whose pin somebody deleted may be of any load.
     let of = |load: &str, link: &ObservedLink| holds(observed, load, link) || find_program(observed, link).is_none();
-    let in_use = |load: &str| wanted.spare && observed.links.values().any(|link| link.alive && of(load, link));
+    let in_use = |load: &str| observed.links.values().any(|link| spared(link) && of(load, link));
     let older: Vec<&String> = observed.loads.keys().filter(|load| **load != wanted.load).collect();
     if (missing || !is_settled(wanted, observed, &wanted.load)) && !older.iter().any(|load| in_use(load)) {
         actions.push(Action::Settle { load: wanted.load.clone() });

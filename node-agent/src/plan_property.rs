@@ -76,6 +76,7 @@ fn wanted(random: &mut fastrand::Rng) -> (Wanted, u32) {
         follows: BTreeSet::new(),
         begun: false,
         spare: random.u8(..8) == 0,
+        stay: BTreeSet::new(),
     };
     (wanted, 1 + number % 2)
 }

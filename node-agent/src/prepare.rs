@@ -65,6 +65,9 @@ pub fn prepare(
         targets.missing.clear();
     }
     let spare = targets.waits_for_pods && !suspended;
+    let found: BTreeSet<&String> = targets.hooks.iter().map(|found| &found.function).collect();
+    let slips = targets.missing.iter().filter(|missing| missing.named && !found.contains(&missing.function));
+    let stay = slips.map(|missing| missing.function.clone()).collect();
     let wanted = Wanted {
         load: load.to_owned(),
         variants: variants.clone(),
@@ -74,6 +77,7 @@ pub fn prepare(
         follows: targets.follows.clone(),
         begun: false,
         spare,
+        stay,
     };
     let gates = gates(spec, namespace, view);
     Ok(Prepared { request: LoadRequest { object, maps, variants, keep, share }, wanted, targets, gates, suspended })

@@ -68,8 +68,12 @@ pub fn settled(
         Some(first) => {
             let reason: Reason = first.reason.parse().unwrap_or(Reason::Internal);
             let more = failures.len() - 1;
-            let message =
+            let mut message =
                 if more == 0 { first.message.clone() } else { format!("{} (and {more} more)", first.message) };
+            let unwanted = |link: &&String| !prepared.wanted.links.contains_key(*link);
+            if !prepared.wanted.stay.is_empty() && observed.links.keys().any(|link| unwanted(&link)) {
+                message.push_str("; what ran elsewhere runs on there");
+            }
             let state = match (alive, reason) {
                 (0, Reason::KernelUnsupported) => State::Unsupported,
                 (0, _) => State::Failed,

@@ -42,6 +42,8 @@ pub struct Missing {
     pub target: String,
     pub reason: Reason,
     pub message: String,
+    /// By its own name, on the node: not by what it is like, nor in what comes and goes.
+    pub named: bool,
 }
 
 /// What a spec selects on a node.
@@ -159,7 +161,14 @@ impl Entry<'_> {
             target: target.into(),
             reason: Reason::TargetNotFound,
             message: message.into(),
+            named: false,
         });
+    }
+
+    /// The same of what the spec names, and may name wrongly.
+    fn misnamed(&mut self, target: impl Into<String>, message: impl Into<String>) {
+        self.missing(target, message);
+        self.found.missing.iter_mut().next_back().into_iter().for_each(|missing| missing.named = true);
     }
 
     fn fixed(&mut self, kind: Kind, target: Target) {
@@ -206,7 +215,7 @@ impl Entry<'_> {
             for name in selector.names.iter().flatten() {
                 // In a pod, as with a pattern, a name that is not there selects nothing; on the node it is a mistake.
                 if selector.pods.is_none() && !space.interfaces.iter().any(|i| i.name == *name) {
-                    self.missing(format!("interface {name}"), format!("this node has no interface {name}"));
+                    self.misnamed(format!("interface {name}"), format!("this node has no interface {name}"));
                 }
             }
             for interface in space.interfaces.iter().filter(|i| selects(selector, &i.name, i.primary)) {
@@ -249,6 +258,7 @@ impl Entry<'_> {
                         target: format!("cgroup {}", path.0),
                         reason: Reason::KernelUnsupported,
                         message: "this node has no cgroup v2 hierarchy mounted".into(),
+                        named: false,
                     });
                     return;
                 };
@@ -257,7 +267,7 @@ impl Entry<'_> {
                 match crate::discover::cgroup(&dir) {
                     Some(cgroup) => vec![cgroup],
                     None => {
-                        return self.missing(
+                        return self.misnamed(
                             format!("cgroup {}", path.0),
                             format!("no directory {} below {}", path.0, root.display()),
                         );

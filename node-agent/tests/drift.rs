@@ -206,6 +206,18 @@ async fn while_an_update_is_refused_what_ran_before_is_looked_after() {
     let tries = node.log().matches("program failed").count();
     assert_eq!(tries, 1, "said once");
 
+    // Whoever wants it off its hooks does not wait for an object that loads.
+    node.write("a.yaml", &update("on_bad").replace("  programs:", "  suspend: true\n  programs:"));
+    let off = node.until("counter", |r| r.message.contains("is off its hooks")).await;
+    assert_eq!((off.state(), off.reason.as_str()), (State::Failed, "VerifierRejected"));
+    assert!(pins(&node, "links").is_empty());
+    node.write("a.yaml", &update("on_bad"));
+    let start = Instant::now();
+    while pins(&node, "links").len() < 2 {
+        assert!(start.elapsed() < SOON, "it is not resumed: {}", node.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
     // Nor is it lost with the kernel; and the one that is wanted is still wanted.
     node.reboot();
     node.hide_manifests(true);
@@ -226,4 +238,31 @@ async fn while_an_update_is_refused_what_ran_before_is_looked_after() {
     let record = std::fs::read_to_string(node.state().join("desired").join(format!("{}.json", last.uid))).unwrap();
     assert!(!record.contains("older"), "what is not needed any more is kept: {record}");
     assert!(pins(&node, "links").len() == 1 && node.loads_in_bpffs() == 1);
+}
+
+/// A slip of the pen in a name takes nothing off the hooks that it was on.
+#[tokio::test]
+async fn an_edit_that_names_what_is_not_there_leaves_what_runs_where_it_is() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    let text = manifest("counter", &image, json!({"step": 1}));
+    for step in [1, 2] {
+        node.write("a.yaml", &text);
+        let first = node.until("counter", |r| r.state() == State::Ready).await;
+        // With another load, too.
+        node.write("a.yaml", &text.replace("names: [lo]", "names: [l0]").replace("1}", &format!("{step}}}")));
+        let slip = node.until("counter", |r| r.state() == State::Failed).await;
+        assert_eq!(slip.reason, "TargetNotFound");
+        assert_eq!(slip.message, "count_xdp: this node has no interface l0; what ran elsewhere runs on there");
+        let before = node.hits("counter").await;
+        node.packets(3);
+        assert_eq!(node.hits("counter").await, before + 3, "step {step}: it was taken off");
+        node.write("a.yaml", &text);
+        let mended = node.until("counter", |r| r.state() == State::Ready).await;
+        assert_eq!((&mended.functions, &mended.hooks), (&first.functions, &first.hooks), "step {step}");
+    }
+    // What matches nothing is no slip.
+    node.write("a.yaml", &text.replace("names: [lo]", "match: [\"nothing*\"]"));
+    node.until("counter", |r| r.reason == "NoTarget").await;
+    assert!(pins(&node, "links").is_empty());
 }
