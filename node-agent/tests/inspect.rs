@@ -299,7 +299,7 @@ async fn a_client_that_does_not_read_is_told_what_it_missed() {
     let mut eager = Events::open(&node, "perf", |_| {}).await.unwrap();
     let (mut sent, mut seen) = (0, 0);
     // Until the transport's windows and all queues are full for certain: what is decoded takes some hundred bytes.
-    while sent < 60_000 {
+    while sent < 100_000 {
         node.packets(2_000);
         sent += 2_000;
         while seen + (eager.lost as usize) < sent {
@@ -309,9 +309,9 @@ async fn a_client_that_does_not_read_is_told_what_it_missed() {
         }
     }
     let total = eager.numbers.len() as u64 + eager.lost;
-    assert_eq!(total, 60_000);
+    assert_eq!(total, 100_000);
     // Now it reads: what it gets and what it is told to have missed are all there was.
-    while lazy.numbers.len() as u64 + lazy.lost < 60_000 {
+    while lazy.numbers.len() as u64 + lazy.lost < 100_000 {
         let before = lazy.numbers.len();
         node.packets(1);
         lazy.until(before + 1).await;

@@ -157,7 +157,7 @@ impl Tail {
         let mut look = tokio::time::interval(LOOK);
         let reason = loop {
             let batch = tokio::select! {
-                batch = subscription.batches.recv() => batch,
+                batch = subscription.next() => batch,
                 _ = look.tick() => match ours() {
                     true => Some(Arc::new(Batch::default())),
                     false => break "the map is not the program's any more: it was removed, or updated with another map",
