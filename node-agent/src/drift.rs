@@ -1,7 +1,7 @@
 //! What one pass leaves for the next: so that a repair is told from a change, and what became of maps is said as long as
 //! the revision runs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use skep_crds::Reason;
 use skep_kernel::seam::Observed;
@@ -18,6 +18,8 @@ pub struct Left {
     links: BTreeSet<String>,
     /// Pins of programs and maps.
     pins: BTreeSet<String>,
+    /// Ids of kept maps.
+    kept: BTreeMap<String, u32>,
     /// What became of maps.
     pub remarks: Vec<String>,
 }
@@ -29,7 +31,8 @@ impl Left {
         let mut remarks = before.filter(|b| b.revision == revision).map(|b| b.remarks.clone()).unwrap_or_default();
         remarks.extend(of_maps(outcome));
         remarks.extend(of_gaps(outcome));
-        Left { revision: revision.to_owned(), links: alive.collect(), pins: pins(observed), remarks }
+        let (revision, links, pins) = (revision.to_owned(), alive.collect(), pins(observed));
+        Left { revision, links, pins, kept: observed.kept.clone(), remarks }
     }
 }
 
@@ -45,7 +48,7 @@ fn pins(observed: &Observed) -> BTreeSet<String> {
 pub fn notices(
     uid: &str,
     before: Option<&Left>,
-    revision: &str,
+    after: &Left,
     seen: &Observed,
     plan: &[Action],
     outcome: &Outcome,
@@ -53,7 +56,7 @@ pub fn notices(
     let of =
         |warning, reason: Reason, message| Notice { uid: uid.to_owned(), warning, reason: reason.to_string(), message };
     let maps = of_maps(outcome).into_iter().map(|text| of(true, Reason::MapIncompatible, text));
-    let Some(before) = before.filter(|before| before.revision == revision) else { return maps.collect() };
+    let Some(before) = before.filter(|before| before.revision == after.revision) else { return maps.collect() };
     let failed = |link: &String| outcome.targets.iter().any(|(name, _)| name == link);
     let lost = before.pins.difference(&pins(seen)).next().is_some();
     let repaired = plan.iter().take(outcome.done).filter_map(|action| match action {
@@ -68,7 +71,12 @@ pub fn notices(
     });
     let lost = (lost && outcome.failure.is_none())
         .then(|| "pins of programs or maps were gone, and are there again".to_owned());
-    repaired.chain(lost).map(|text| of(false, Reason::Ready, text)).chain(maps).collect()
+    let another = |(map, id): &(&String, &u32)| after.kept.get(*map).is_some_and(|now| now != *id);
+    let anew = before.kept.iter().filter(another);
+    let anew =
+        anew.map(|(map, _)| format!("map {map} started anew: its pins were deleted, and what it held with them"));
+    let anew: Vec<Notice> = anew.map(|text| of(true, Reason::MapIncompatible, text)).collect();
+    repaired.chain(lost).map(|text| of(false, Reason::Ready, text)).chain(maps).chain(anew).collect()
 }
 
 fn of_gaps(outcome: &Outcome) -> impl Iterator<Item = String> {
@@ -117,18 +125,31 @@ mod tests {
         let left = Left::new(None, "r1", &observed, &Outcome::default());
         let plan = [attach("a"), attach("b")];
         let outcome = Outcome { done: 2, ..Outcome::default() };
-        let said = notices("u", Some(&left), "r1", &observed, &plan, &outcome);
+        let after = |revision| Left::new(None, revision, &observed, &Outcome::default());
+        let said = notices("u", Some(&left), &after("r1"), &observed, &plan, &outcome);
         assert_eq!(said.len(), 1);
         assert_eq!(said[0].message, "xdp on eth2 was gone, and is attached again");
-        assert!(notices("u", Some(&left), "r2", &observed, &plan, &outcome).is_empty(), "a change");
-        assert!(notices("u", None, "r1", &observed, &plan, &outcome).is_empty(), "the first pass");
+        assert!(notices("u", Some(&left), &after("r2"), &observed, &plan, &outcome).is_empty(), "a change");
+        assert!(notices("u", None, &after("r1"), &observed, &plan, &outcome).is_empty(), "the first pass");
+    }
+
+    #[test]
+    fn contents_that_went_with_their_pins_are_not_said_to_be_there_again() {
+        let with = |id| Observed { kept: [("hits".to_owned(), id)].into(), ..Observed::default() };
+        let left = |revision, id| Left::new(None, revision, &with(id), &Outcome::default());
+        let said = |before: &Left, after: &Left| notices("u", Some(before), after, &with(1), &[], &Outcome::default());
+        let lost = said(&left("r1", 1), &left("r1", 2));
+        assert_eq!(lost.len(), 1);
+        assert!(lost[0].warning && lost[0].message.starts_with("map hits started anew: its pins were deleted"));
+        assert!(said(&left("r1", 1), &left("r1", 1)).is_empty());
+        assert!(said(&left("r1", 1), &left("r2", 2)).is_empty(), "a change");
     }
 
     #[test]
     fn what_became_of_maps_is_said_once_and_shown_as_long_as_the_revision_runs() {
         let mut outcome = Outcome::default();
         outcome.load.reset.insert("flows".into(), "value size was 8 and is now 16".into());
-        let said = notices("u", None, "r1", &Observed::default(), &[], &outcome);
+        let said = notices("u", None, &Left::default(), &Observed::default(), &[], &outcome);
         assert_eq!(said[0].message, "map flows started anew: value size was 8 and is now 16");
         let left = Left::new(None, "r1", &Observed::default(), &outcome);
         let next = Left::new(Some(&left), "r1", &Observed::default(), &Outcome::default());

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use skep_crds::{API_VERSION, EbpfProgram, Reason, load_hash, revision_hash, validate};
 use skep_image::Auth;
+use skep_proto::v1::{ProgramReport, State};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -42,6 +43,7 @@ pub enum Document {
     Valid(Box<EbpfProgram>),
     /// Refused; with the name, if one could be read.
     Invalid {
+        file: String,
         namespace: String,
         name: String,
         message: String,
@@ -68,11 +70,7 @@ pub fn parse(file: &str, text: &str) -> Vec<Document> {
             Ok(Value::Null) => {}
             Ok(value) => documents.push(verdict(file, &value)),
             Err(e) => {
-                documents.push(Document::Invalid {
-                    namespace: String::new(),
-                    name: String::new(),
-                    message: format!("{file}: not YAML: {e}"),
-                });
+                documents.push(nameless(file, format!("{file}: not YAML: {e}")));
                 break;
             }
         }
@@ -80,9 +78,14 @@ pub fn parse(file: &str, text: &str) -> Vec<Document> {
     if documents.is_empty() {
         // Whoever wants a program gone deletes its file: an empty one is what a crash, or half a write, leaves.
         let message = format!("{file}: it is empty; delete the file to remove its programs");
-        documents.push(Document::Invalid { namespace: String::new(), name: String::new(), message });
+        documents.push(nameless(file, message));
     }
     documents
+}
+
+/// Of what does not say which program it is about.
+fn nameless(file: &str, message: String) -> Document {
+    Document::Invalid { file: file.to_owned(), namespace: String::new(), name: String::new(), message }
 }
 
 fn verdict(file: &str, value: &Value) -> Document {
@@ -95,6 +98,7 @@ fn verdict(file: &str, value: &Value) -> Document {
             // The names of other kinds are not those of programs.
             let name = if field("/kind") == "EbpfProgram" { field("/metadata/name") } else { String::new() };
             Document::Invalid {
+                file: file.to_owned(),
                 namespace: if name.is_empty() { String::new() } else { namespace },
                 name,
                 message: format!("{file}: {}", texts.join("; ")),
@@ -109,7 +113,14 @@ pub async fn run(dir: PathBuf, shared: std::sync::Arc<Shared>, supervisor: Handl
     let mut watcher = watch(&dir, poke.clone());
     let mut place = place_of(&dir);
     let mut resyncs = shared.resyncs.clone();
-    let mut follower = Follower { shared, supervisor, applied: BTreeMap::new(), said: BTreeMap::new(), first: true };
+    let mut follower = Follower {
+        shared,
+        supervisor,
+        applied: BTreeMap::new(),
+        said: BTreeMap::new(),
+        unread: BTreeSet::new(),
+        first: true,
+    };
     let mut known = Known::default();
     let (mut told, mut settled) = (true, false);
     loop {
@@ -229,11 +240,7 @@ fn documents(mut files: Vec<PathBuf>, known: &mut Known) -> Vec<Document> {
             },
             // It went after it was listed.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && file.symlink_metadata().is_err() => {}
-            Err(e) => documents.push(Document::Invalid {
-                namespace: String::new(),
-                name: String::new(),
-                message: format!("{shown}: {e}"),
-            }),
+            Err(e) => documents.push(nameless(&shown, format!("{shown}: {e}"))),
         }
     }
     documents
@@ -246,6 +253,8 @@ struct Follower {
     applied: BTreeMap<String, Applied>,
     /// By uid, the refusal that was logged last: one that stays is said once.
     said: BTreeMap<String, String>,
+    /// Files that say nothing readable, by the uid under which that is reported.
+    unread: BTreeSet<String>,
     first: bool,
 }
 
@@ -260,18 +269,22 @@ impl Follower {
     async fn apply(&mut self, documents: Vec<Document>) -> bool {
         let mut well = true;
         // A file that says nothing readable may be the one that names any of the programs: none is taken away.
-        let unreadable = documents.iter().any(|d| d.identity().1.is_empty());
+        let unread = self.report_unread(&documents);
         let (mut seen, mut valid) = (BTreeSet::new(), Vec::new());
         for document in documents {
             let (namespace, name) = document.identity();
             let uid = uid(&namespace, &name);
             if !name.is_empty() && !seen.insert(uid.clone()) {
-                tracing::error!(namespace, name, "two manifests have this name; the first counts");
                 well = false;
+                let words = "two manifests have this name; the first counts, rename or delete the other";
+                if self.said.insert(format!("{uid} twice"), words.to_owned()).is_none() {
+                    tracing::error!(namespace, name, "{words}");
+                }
                 continue;
             }
             match document {
                 Document::Valid(program) => valid.push((uid, *program)),
+                Document::Invalid { .. } if name.is_empty() => well = false,
                 Document::Invalid { message, .. } => {
                     well = false;
                     self.refuse(uid, namespace, name, Reason::ObjectUnreadable, message).await;
@@ -279,7 +292,7 @@ impl Follower {
             }
         }
         // What is to go does not wait for what is to come.
-        if !unreadable {
+        if !unread {
             well &= self.remove_missing(&seen).await;
         }
         let changed = valid.into_iter().filter_map(|(uid, program)| Change::new(uid, program, &self.applied));
@@ -303,11 +316,38 @@ impl Follower {
         if self.said.insert(uid.clone(), message.clone()).as_ref() != Some(&message) {
             tracing::error!(namespace, name, %reason, message, "manifest refused");
         }
-        if !name.is_empty() {
-            self.applied.remove(&uid);
-            let program = blank(&uid, &namespace, &name);
-            let _ = self.supervisor.refuse(program, reason, message).await;
+        self.applied.remove(&uid);
+        let program = blank(&uid, &namespace, &name);
+        let _ = self.supervisor.refuse(program, reason, message).await;
+    }
+
+    /// Reports files of which nobody knows whose they are, by their own names; whether there are any.
+    fn report_unread(&mut self, documents: &[Document]) -> bool {
+        let mut unread = BTreeSet::new();
+        for document in documents {
+            let Document::Invalid { file, name, message, .. } = document else { continue };
+            if !name.is_empty() {
+                continue;
+            }
+            let uid = uid("", file);
+            let message =
+                format!("{message}; as long as it cannot be read, programs whose manifests go are not removed");
+            if self.said.insert(uid.clone(), message.clone()).as_ref() != Some(&message) {
+                tracing::error!(file, message, "manifest refused");
+            }
+            let name = Path::new(file).file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let mut report = ProgramReport { uid: uid.clone(), name, ..ProgramReport::default() };
+            report.set_state(State::Failed);
+            (report.reason, report.message) = (Reason::ObjectUnreadable.to_string(), message);
+            self.shared.reports.put(report);
+            unread.insert(uid);
         }
+        for mended in self.unread.difference(&unread) {
+            self.said.remove(mended);
+            self.shared.reports.gone(mended);
+        }
+        self.unread = unread;
+        !self.unread.is_empty()
     }
 
     /// At the first look, and after a restart, the store holds what earlier runs were told.
@@ -405,7 +445,7 @@ mod tests {
         let documents = parse("f.yaml", &format!("{GOOD}---\n{bad}"));
         assert_eq!(documents.len(), 2);
         assert!(matches!(&documents[0], Document::Valid(_)));
-        let Document::Invalid { namespace, name, message } = &documents[1] else { panic!() };
+        let Document::Invalid { namespace, name, message, .. } = &documents[1] else { panic!() };
         assert_eq!((namespace.as_str(), name.as_str()), ("n", "b"));
         assert!(message.contains("known here: exclude, match, names, pods, primary"), "{message}");
     }
@@ -446,7 +486,7 @@ mod tests {
     #[test]
     fn an_empty_file_removes_nothing() {
         for text in ["", "# nothing yet\n", "---\n"] {
-            let [Document::Invalid { namespace, name, message }] = &parse("a.yaml", text)[..] else {
+            let [Document::Invalid { namespace, name, message, .. }] = &parse("a.yaml", text)[..] else {
                 panic!("{text:?}")
             };
             assert_eq!((namespace.as_str(), name.as_str()), ("", ""));
@@ -457,7 +497,7 @@ mod tests {
     #[test]
     fn another_kinds_name_is_not_a_programs() {
         let config = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: flows, namespace: net}\n";
-        let [Document::Invalid { namespace, name, message }] = &parse("a.yaml", config)[..] else { panic!() };
+        let [Document::Invalid { namespace, name, message, .. }] = &parse("a.yaml", config)[..] else { panic!() };
         assert_eq!((namespace.as_str(), name.as_str()), ("", ""));
         assert!(message.contains("kind") && message.starts_with("a.yaml: "), "{message}");
     }

@@ -13,7 +13,7 @@ use skep_image::Auth;
 use skep_kernel::hook::{Hook, Order, Target};
 use skep_kernel::seam::{Observed, ObservedLink};
 use skep_kernel::{Kernel, KernelError};
-use skep_proto::v1::{Notice, ProgramReport, State};
+use skep_proto::v1::{HookReport, Notice, ProgramReport, State};
 
 use crate::actor::{Shared, trim};
 use crate::backoff;
@@ -93,7 +93,7 @@ pub async fn reconcile(
         },
     };
     past.fails(desired, &error);
-    let remark = match &desired.older {
+    let (hooks, remark) = match &desired.older {
         Some(older) => {
             // Whoever wants it off its hooks does not wait for an image that cannot be had.
             let suspend = desired.spec.get("suspend").filter(|suspend| **suspend == true).cloned();
@@ -101,15 +101,17 @@ pub async fn reconcile(
             if let (Some(suspend), Some(spec)) = (&suspend, older.spec.as_object_mut()) {
                 spec.insert("suspend".into(), suspend.clone());
             }
-            let said = look_after(shared, &older, auth, view, past).await;
-            said.or_else(|| suspend.map(|_| format!("revision {}, which ran before, is off its hooks", older.revision)))
+            let (hooks, said) = look_after(shared, &older, auth, view, past).await;
+            let off = || suspend.map(|_| format!("revision {}, which ran before, is off its hooks", older.revision));
+            (hooks, said.or_else(off))
         }
         None => {
             past.seen = Arc::new(observe(shared, &desired.uid).await);
-            None
+            (Vec::new(), None)
         }
     };
     let mut report = report::failed(desired, &past.seen, &error);
+    report.hooks = hooks;
     if let Some(remark) = remark {
         report.message = format!("{}; {remark}", report.message);
     }
@@ -140,25 +142,27 @@ async fn settle(shared: &Arc<Shared>, desired: &DesiredProgram) {
     }
 }
 
-/// Keeps the revision that ran before as it was, while the one that is wanted cannot be; what cannot be kept, in words.
+/// Keeps the revision that ran before as it was, while the one that is wanted cannot be: its hooks, and what cannot be
+/// kept, in words.
 async fn look_after(
     shared: &Arc<Shared>,
     older: &DesiredProgram,
     auth: &Auth,
     view: Arc<NodeView>,
     past: &mut Past,
-) -> Option<String> {
-    let trouble = match pass(shared, older, auth, view, past.left.clone(), Role::Older).await {
+) -> (Vec<HookReport>, Option<String>) {
+    let (hooks, trouble) = match pass(shared, older, auth, view, past.left.clone(), Role::Older).await {
         Ok(passed) => {
             let report = take_over(shared, past, passed);
-            matches!(report.state(), State::Failed | State::Degraded | State::Unsupported).then_some(report.message)
+            let bad = matches!(report.state(), State::Failed | State::Degraded | State::Unsupported);
+            (report.hooks, bad.then_some(report.message))
         }
         Err(error) => {
             past.seen = Arc::new(observe(shared, &older.uid).await);
-            Some(error.to_string())
+            (Vec::new(), Some(error.to_string()))
         }
     };
-    trouble.map(|trouble| format!("of revision {}, which is kept meanwhile: {trouble}", older.revision))
+    (hooks, trouble.map(|trouble| format!("of revision {}, which is kept meanwhile: {trouble}", older.revision)))
 }
 
 /// Why a pass is made for a revision.
@@ -376,7 +380,7 @@ fn finish(
     let observed = kernel.observe(&desired.uid)?;
     set_gates(kernel, desired, &prepared.gates, &observed)?;
     let left = Left::new(before, &desired.revision, &observed, &outcome);
-    let notices = drift::notices(&desired.uid, before, &desired.revision, seen, plan, &outcome);
+    let notices = drift::notices(&desired.uid, before, &left, seen, plan, &outcome);
     let owner = |id| shared.reports.owner(id);
     let report = report::settled(desired, prepared, &outcome, &observed, &left.remarks, &owner);
     let unheard = prepared.targets.hooks.iter().any(|found| is_unheard(&found.hook));

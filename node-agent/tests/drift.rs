@@ -185,6 +185,7 @@ async fn while_an_update_is_refused_what_ran_before_is_looked_after() {
     let refused = node.until("counter", |r| r.reason == "VerifierRejected").await;
     assert_eq!((refused.state(), &refused.running_revision), (State::Failed, &first.running_revision));
     assert_ne!(refused.desired_revision, first.running_revision);
+    assert_eq!(refused.hooks, first.hooks, "what runs is shown");
 
     quiet().await;
     let link = pins(&node, "links").remove(0);

@@ -321,6 +321,10 @@ async fn what_is_empty_takes_nothing_away() {
     node.packets(3);
     node.write("a.yaml", "");
     node.until_logged("a.yaml: it is empty; delete the file to remove its programs").await;
+    let unread = node.until("a.yaml", |r| r.state() == State::Failed).await;
+    assert_eq!(unread.reason, "ObjectUnreadable");
+    let words = "as long as it cannot be read, programs whose manifests go are not removed";
+    assert!(unread.message.ends_with(words), "{}", unread.message);
     node.hide_manifests(true);
     node.make_manifests();
     node.hang_up();
@@ -329,6 +333,7 @@ async fn what_is_empty_takes_nothing_away() {
     // It is watched like the one before.
     node.write("a.yaml", &text.replace("step\":1", "step\":2"));
     node.until("counter", |r| r.state() == State::Ready && r.desired_revision != before.desired_revision).await;
+    node.until_gone("a.yaml").await;
     node.packets(1);
     assert_eq!(node.hits("counter").await, 5);
     node.delete("a.yaml");
