@@ -84,17 +84,29 @@ fn xdp(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
         XdpMode::Generic => XDP_FLAGS_SKB_MODE,
     };
     let (index, attach_type) = (*ifindex, hook.attach_type);
-    let result = netns::within(Some(netns), || link::create(program, LinkTarget::Interface(index), attach_type, flags));
+    let attach =
+        |flags| netns::within(Some(netns), || link::create(program, LinkTarget::Interface(index), attach_type, flags));
+    let result = attach(flags).or_else(|e| match hook.options.xdp_mode {
+        // Left to itself the kernel takes a driver that has XDP, also one that refuses as it is set up now (virtio_net with
+        // hardware GRO, veth with a large MTU).
+        XdpMode::Auto if is_drivers(&e) => attach(XDP_FLAGS_SKB_MODE).map_err(|_| e),
+        _ => Err(e),
+    });
     result.map_err(|e| match e.raw_os_error() {
         Some(libc::EBUSY | libc::EEXIST) => {
             KernelError::HookBusy { target: format!("xdp on interface {name}"), holder: xdp_holder(netns, index) }
         }
         Some(libc::EOPNOTSUPP) => KernelError::KernelUnsupported {
             what: format!("xdp on interface {name}"),
-            why: "its driver has no native XDP; use mode: Generic or Auto".into(),
+            why: "its driver has no native XDP, or not as it is set up; use mode: Generic or Auto".into(),
         },
         _ => interface_error("xdp", name, e),
     })
+}
+
+/// Whether a driver may have said it, rather than the kernel of the program or the place.
+fn is_drivers(error: &io::Error) -> bool {
+    !matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST | libc::EPERM | libc::ENODEV))
 }
 
 fn xdp_holder(netns: &Path, ifindex: u32) -> Holder {

@@ -18,7 +18,7 @@ pub enum KernelError {
     PermissionDenied { what: String, why: String },
     #[error("{target} not found: {why}")]
     TargetNotFound { target: String, why: String },
-    #[error("{target} is held by {holder}")]
+    #[error("{target} is held by {holder}; detach that one (bpftool net, bpftool link), or attach elsewhere")]
     HookBusy { target: String, holder: Holder },
     #[error("{what}: {limit}")]
     LimitReached { what: String, limit: String },

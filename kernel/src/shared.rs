@@ -151,7 +151,7 @@ fn find_or_make(bpffs: &Bpffs, request: &LoadRequest, def: &MapDef, group: &Grou
             Some(Difference::Size { text, .. } | Difference::Other(text)) => Err(KernelError::MapIncompatible {
                 map: def.name.clone(),
                 why: format!(
-                    "share: group {} of namespace {} has this map already, and {text}; programs that share a map declare it alike, with the same maxEntries",
+                    "share: group {} of namespace {} has this map already, and {text}; declare it alike in all programs of the group, this one's earlier revisions included, or name another group, whose map starts empty",
                     group.name, group.namespace
                 ),
             }),

@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use skep_crds::Reason;
 
 /// How long an agent that ended may still have its lock.
 const PARTING: Duration = Duration::from_secs(2);
@@ -28,8 +29,11 @@ pub struct DesiredProgram {
     pub generation: i64,
     pub revision: String,
     pub load: String,
-    /// `sha256:<64 hex>` of the image's manifest.
+    /// `sha256:<64 hex>` of the image's manifest; empty while its reference does not resolve.
     pub digest: String,
+    /// Why there is no digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unresolved: Option<Unresolved>,
     pub api_version: String,
     /// The object's spec as it came.
     pub spec: serde_json::Value,
@@ -39,6 +43,13 @@ pub struct DesiredProgram {
     /// The revision that ran when this one came, until this one does: as long as this one is refused, it is looked after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub older: Option<Box<DesiredProgram>>,
+}
+
+/// Why an image's reference does not resolve, as whoever asked the registry says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unresolved {
+    pub reason: Reason,
+    pub message: String,
 }
 
 impl DesiredProgram {
@@ -242,8 +253,7 @@ mod tests {
             digest: "sha256:0".into(),
             api_version: "skep.dev/v1alpha1".into(),
             spec: serde_json::json!({"image": {"reference": "a/b:c"}}),
-            loads: BTreeMap::new(),
-            older: None,
+            ..DesiredProgram::default()
         }
     }
 

@@ -7,7 +7,7 @@ use skep_image::ImageError;
 use skep_kernel::KernelError;
 use skep_object::ObjectError;
 
-use crate::desired::StoreError;
+use crate::desired::{StoreError, Unresolved};
 
 /// A failure of one program.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,8 @@ pub enum ProgramError {
     Kernel(#[from] KernelError),
     #[error("the desired state cannot be kept: {0}; check the agent's state directory")]
     Store(#[from] StoreError),
+    #[error("{}", .0.message)]
+    Unresolved(Unresolved),
     #[error("this agent does not understand {what}; upgrade the agent of this node")]
     AgentTooOld { what: String },
     #[error("the desired state does not decode: {why}")]
@@ -46,6 +48,7 @@ impl ProgramError {
         let word = match self {
             ProgramError::Image(e) => e.reason(),
             ProgramError::Object(e) => e.reason(),
+            ProgramError::Unresolved(why) => return why.reason,
             ProgramError::Kernel(e) => e.reason(),
             ProgramError::Store(StoreError::Io { source, .. })
                 if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>

@@ -1,8 +1,8 @@
 //! The one place that changes the kernel: runs a plan's actions, and undoes what must not stay half done.
 //!
 //! **Guarantees.** Loading is all or nothing, and so is the move of the links that ran an older load: when one cannot
-//! move, those that did go back, and the new load goes. A new target that fails is a failure of that target alone. A
-//! target that vanished is none.
+//! move, those that did go back, and the new load goes; so too when a function that ran can be on no hook of the new load.
+//! Any other new target that fails is a failure of that target alone. A target that vanished is none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -46,6 +46,7 @@ pub fn execute(
 ) -> Outcome {
     let (loaded, load) = begun.map(|begun| (Some(begun.load), begun.outcome)).unwrap_or_default();
     let mut run = Run {
+        plan,
         kernel,
         uid,
         request,
@@ -54,9 +55,10 @@ pub fn execute(
         moved: Vec::new(),
         kept: BTreeSet::new(),
         made: BTreeSet::new(),
-        failed: BTreeSet::new(),
+        failed: BTreeMap::new(),
         left: BTreeMap::new(),
         attached: Vec::new(),
+        formers: Vec::new(),
         loaded,
     };
     for action in plan {
@@ -71,6 +73,7 @@ pub fn execute(
 }
 
 struct Run<'a> {
+    plan: &'a [Action],
     kernel: &'a dyn Kernel,
     uid: &'a str,
     request: &'a LoadRequest,
@@ -80,13 +83,14 @@ struct Run<'a> {
     moved: Vec<&'a Action>,
     /// Functions whose old links stay: what they run is not to be forgotten.
     kept: BTreeSet<&'a String>,
-    /// Functions of which a link was made, and of which one could not be.
+    /// Functions of which a link was made, and of which one could not be, with the link.
     made: BTreeSet<String>,
-    failed: BTreeSet<String>,
+    failed: BTreeMap<String, &'a str>,
     /// When links were taken away, by name.
     left: BTreeMap<&'a str, Instant>,
-    /// Links that were made, by name.
+    /// Links that were made, by name, and those that left for one of them.
     attached: Vec<&'a str>,
+    formers: Vec<&'a Former>,
     loaded: Option<String>,
 }
 
@@ -130,24 +134,28 @@ impl<'a> Run<'a> {
                         let gap =
                             left.map(|left| (format!("{} on {}", hook.kind, hook.target.display()), left.elapsed()));
                         self.outcome.gaps.extend(gap);
+                        self.formers.extend(instead_of.as_deref());
                     }
                     Err(e) => {
-                        self.outcome.targets.push((link.clone(), e));
-                        self.failed.extend(function_of(&program.pin));
-                        if let Some(Former { link, again: Some((hook, program)) }) = instead_of.as_deref()
-                            && let Err(error) = self.kernel.attach(self.uid, link, hook, program)
-                        {
-                            tracing::warn!(uid = self.uid, %error, "what was there before is not there again");
+                        if let Some(former) = instead_of {
+                            self.attach_again(former);
                         }
+                        if instead_of.as_ref().is_some_and(|former| former.older) {
+                            return Err(e);
+                        }
+                        self.outcome.targets.push((link.clone(), e));
+                        self.failed.extend(function_of(&program.pin).map(|function| (function, link.as_str())));
                     }
                 }
                 Ok(())
             }
+            Action::Detach { .. } if let Some(failed) = self.loses() => {
+                let at = self.outcome.targets.iter().position(|(link, _)| link == failed);
+                at.map_or(Ok(()), |at| Err(self.outcome.targets.swap_remove(at).1))
+            }
             // What ran runs on as long as nothing came after it.
-            Action::Detach { function: Some(function), .. }
-                if self.failed.contains(function) && !self.made.contains(function) =>
-            {
-                self.kept.insert(function);
+            Action::Detach { last: Some(last), .. } if self.fails(&last.function).is_some() => {
+                self.kept.insert(&last.function);
                 Ok(())
             }
             Action::Detach { link, .. } => {
@@ -165,6 +173,32 @@ impl<'a> Run<'a> {
             Action::Unload { program } if function_of(&program.pin).is_some_and(|of| self.kept.contains(&of)) => Ok(()),
             Action::Unload { program } => self.kernel.unload(self.uid, program),
             Action::RemoveLoad { load } => self.kernel.remove_load(self.uid, load),
+        }
+    }
+
+    /// A link that failed, if that is why something that runs an older load would run nowhere: asked before the first of
+    /// its links goes.
+    fn loses(&self) -> Option<&'a str> {
+        let first = self.failed.values().next().copied()?;
+        let nowhere = self.made.is_empty() && self.moved.is_empty();
+        self.plan.iter().find_map(|action| match action {
+            // The new load may have other functions.
+            Action::Detach { last: Some(last), .. } if last.older && nowhere => Some(first),
+            Action::Detach { last: Some(last), .. } if last.older => self.fails(&last.function),
+            _ => None,
+        })
+    }
+
+    /// A link that failed of a function of which none could be made.
+    fn fails(&self, function: &str) -> Option<&'a str> {
+        self.failed.get(function).filter(|_| !self.made.contains(function)).copied()
+    }
+
+    fn attach_again(&self, former: &Former) {
+        if let Former { link, again: Some((hook, program)), .. } = former
+            && let Err(error) = self.kernel.attach(self.uid, link, hook, program)
+        {
+            tracing::warn!(uid = self.uid, %error, "what was there before is not there again");
         }
     }
 
@@ -205,6 +239,7 @@ impl<'a> Run<'a> {
             if !gone {
                 return;
             }
+            self.formers.iter().filter(|former| former.older).for_each(|former| self.attach_again(former));
             // What cannot be removed now is removed by the next pass: it is not the wanted load then, or it is completed.
             let _ = self.kernel.remove_load(self.uid, load);
         }

@@ -35,27 +35,13 @@ pub fn uid(namespace: &str, name: &str) -> String {
 
 /// A document of a file.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Document {
-    Valid(Box<EbpfProgram>),
-    /// Refused; with the name, if one could be read.
-    Invalid {
-        file: String,
-        namespace: String,
-        name: String,
-        message: String,
-    },
-}
-
-impl Document {
-    fn identity(&self) -> (String, String) {
-        match self {
-            Document::Valid(program) => (
-                program.metadata.namespace.clone().unwrap_or_else(|| "default".into()),
-                program.metadata.name.clone().unwrap_or_default(),
-            ),
-            Document::Invalid { namespace, name, .. } => (namespace.clone(), name.clone()),
-        }
-    }
+pub struct Document {
+    pub file: String,
+    /// Empty, as the name is, where it does not say which program it is about.
+    pub namespace: String,
+    pub name: String,
+    /// Or why it is refused.
+    pub program: Result<Box<EbpfProgram>, String>,
 }
 
 /// The documents of one file's text.
@@ -81,26 +67,20 @@ pub fn parse(file: &str, text: &str) -> Vec<Document> {
 
 /// Of what does not say which program it is about.
 fn nameless(file: &str, message: String) -> Document {
-    Document::Invalid { file: file.to_owned(), namespace: String::new(), name: String::new(), message }
+    Document { file: file.to_owned(), namespace: String::new(), name: String::new(), program: Err(message) }
 }
 
 fn verdict(file: &str, value: &Value) -> Document {
     let field = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let namespace = Some(field("/metadata/namespace")).filter(|n| !n.is_empty()).unwrap_or_else(|| "default".into());
-    match validate::manifest(value) {
-        Ok(program) => Document::Valid(Box::new(program)),
-        Err(violations) => {
-            let texts: Vec<String> = violations.iter().map(ToString::to_string).collect();
-            // The names of other kinds are not those of programs.
-            let name = if field("/kind") == "EbpfProgram" { field("/metadata/name") } else { String::new() };
-            Document::Invalid {
-                file: file.to_owned(),
-                namespace: if name.is_empty() { String::new() } else { namespace },
-                name,
-                message: format!("{file}: {}", texts.join("; ")),
-            }
-        }
-    }
+    // The names of other kinds are not those of programs.
+    let name = if field("/kind") == "EbpfProgram" { field("/metadata/name") } else { String::new() };
+    let namespace = if name.is_empty() { String::new() } else { namespace };
+    let program = validate::manifest(value).map(Box::new).map_err(|violations| {
+        let texts: Vec<String> = violations.iter().map(ToString::to_string).collect();
+        format!("{file}: {}", texts.join("; "))
+    });
+    Document { file: file.to_owned(), namespace, name, program }
 }
 
 /// Follows a directory until cancelled.
@@ -246,8 +226,8 @@ mod tests {
         let bad = GOOD.replace("primary: true", "primry: true").replace("name: a", "name: b");
         let documents = parse("f.yaml", &format!("{GOOD}---\n{bad}"));
         assert_eq!(documents.len(), 2);
-        assert!(matches!(&documents[0], Document::Valid(_)));
-        let Document::Invalid { namespace, name, message, .. } = &documents[1] else { panic!() };
+        assert!(documents[0].program.is_ok());
+        let Document { namespace, name, program: Err(message), .. } = &documents[1] else { panic!() };
         assert_eq!((namespace.as_str(), name.as_str()), ("n", "b"));
         assert!(message.contains("known here: exclude, match, names, pods, primary"), "{message}");
     }
@@ -278,7 +258,7 @@ mod tests {
         std::fs::write(&b, GOOD).unwrap();
         assert!(read(dir.path(), &mut known, true).unwrap().is_some(), "its time or size tells");
         let second = read(dir.path(), &mut known, false).unwrap().unwrap();
-        assert!(second != first && second.iter().all(|document| matches!(document, Document::Valid(_))));
+        assert!(second != first && second.iter().all(|document| document.program.is_ok()));
         assert_eq!(documents(vec![], &mut known), second, "a listing that lacks them is no removal");
         assert_eq!(read(dir.path(), &mut known, true), Ok(None), "nor does it make them unknown");
         std::fs::remove_file(&a).unwrap();
@@ -288,7 +268,7 @@ mod tests {
     #[test]
     fn an_empty_file_removes_nothing() {
         for text in ["", "# nothing yet\n", "---\n"] {
-            let [Document::Invalid { namespace, name, message, .. }] = &parse("a.yaml", text)[..] else {
+            let [Document { namespace, name, program: Err(message), .. }] = &parse("a.yaml", text)[..] else {
                 panic!("{text:?}")
             };
             assert_eq!((namespace.as_str(), name.as_str()), ("", ""));
@@ -299,7 +279,7 @@ mod tests {
     #[test]
     fn another_kinds_name_is_not_a_programs() {
         let config = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: flows, namespace: net}\n";
-        let [Document::Invalid { namespace, name, message, .. }] = &parse("a.yaml", config)[..] else { panic!() };
+        let [Document { namespace, name, program: Err(message), .. }] = &parse("a.yaml", config)[..] else { panic!() };
         assert_eq!((namespace.as_str(), name.as_str()), ("", ""));
         assert!(message.contains("kind") && message.starts_with("a.yaml: "), "{message}");
     }

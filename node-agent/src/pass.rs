@@ -110,7 +110,8 @@ pub async fn reconcile(
             (Vec::new(), None)
         }
     };
-    let mut report = report::failed(desired, &past.seen, &error);
+    let owner = |id| shared.reports.owner(id);
+    let mut report = report::failed(desired, &past.seen, &error, &owner);
     report.hooks = hooks;
     if let Some(remark) = remark {
         report.message = format!("{}; {remark}", report.message);
@@ -190,7 +191,10 @@ async fn pass(
             shared.reports.put(report);
         }
     };
-    let late = |error| say(report::failed(desired, &Observed::default(), &error));
+    if let Some(why) = &desired.unresolved {
+        return Err(ProgramError::Unresolved(why.clone()));
+    }
+    let late = |error| say(report::failed(desired, &Observed::default(), &error, &|_| None));
     let observed = patiently("a look at the kernel", PASS, late, observe(shared, &desired.uid)).await;
     let (reference, policy) = (&spec.image.reference, spec.image.pull_policy.unwrap_or_default());
     let fresh = !observed.loads.contains_key(&desired.load);
@@ -210,7 +214,7 @@ async fn pass(
     // If it comes to the end, it is what runs.
     let wanted = DesiredProgram { older: None, ..desired.clone() };
     let work = Arc::new(Work { shared: shared.clone(), spec, desired: wanted, object, view, left });
-    let late = |error| say(report::failed(desired, &observed, &error));
+    let late = |error| say(report::failed(desired, &observed, &error, &|_| None));
     patiently("work in the kernel", PASS, late, bring_about(work)).await
 }
 

@@ -77,8 +77,8 @@ pub enum Action {
     },
     Detach {
         link: String,
-        /// Of a link that runs the wanted load: its function, if no wanted link has it. It stays if none can be made.
-        function: Option<String>,
+        /// What it runs, if that would run nowhere unless a wanted link of it can be made.
+        last: Option<Last>,
     },
     /// Makes the load's maps the kept ones, with what older programs counted in maps of another size. The point of no
     /// return: what is left of older loads can go.
@@ -94,12 +94,22 @@ pub enum Action {
     },
 }
 
+/// What runs on a link of a function that no wanted link has yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Last {
+    pub function: String,
+    /// Of an older load: it cannot stay beside the wanted one, which goes instead if it can be on no hook.
+    pub older: bool,
+}
+
 /// A link that leaves so that another can come.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Former {
     pub link: String,
     /// How it is made again if the other cannot be, where that is known.
     pub again: Option<(Hook, ProgramAt)>,
+    /// It runs an older load: this is a move, and fails as those do.
+    pub older: bool,
 }
 
 /// Plans for a program that is wanted.
@@ -130,7 +140,7 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
                 }
             }
             Some(_) => {
-                dead.push(Action::Detach { link: name.clone(), function: None });
+                dead.push(Action::Detach { link: name.clone(), last: None });
                 attach.push(Action::Attach { link: name.clone(), hook: link.hook.clone(), program, instead_of: None });
             }
             None => attach.push(Action::Attach {
@@ -168,12 +178,12 @@ pub fn plan(wanted: &Wanted, observed: &Observed) -> Vec<Action> {
         let alive = |name: &String| observed.links.get(name).is_some_and(|seen| seen.alive);
         wanted.links.iter().any(|(name, link)| link.function == *function && alive(name))
     };
-    let function = |seen: &ObservedLink| {
-        // What runs an older load would count where nobody looks any more.
-        let of = find_program(observed, seen).filter(|of| seen.alive && of.load == wanted.load)?;
-        function_of(&of.pin).filter(|function| !has_link(function))
+    let last = |seen: &ObservedLink| {
+        let of = find_program(observed, seen).filter(|_| seen.alive)?;
+        let function = function_of(&of.pin).filter(|function| !has_link(function))?;
+        Some(Last { function, older: of.load != wanted.load })
     };
-    let unwanted = unwanted.map(|(name, seen)| Action::Detach { link: name.clone(), function: function(seen) });
+    let unwanted = unwanted.map(|(name, seen)| Action::Detach { link: name.clone(), last: last(seen) });
     // One XDP program fits on an interface: what changes its mode must leave before it can come back.
     let former = |action: &Action| match action {
         Action::Attach { instead_of: Some(former), .. } => Some(former.link.clone()),
@@ -215,12 +225,10 @@ fn in_the_way(wanted: &Wanted, observed: &Observed, new: &WantedLink) -> Option<
         });
         let function = function_of(&at.pin)?;
         let known = hooks.iter_mut().find(|hook| hook.link_name(&function) == *link)?;
-        // The mode is nothing that a program is loaded for; what runs an older load would count where nobody looks.
-        let same = ProgramAt { load: wanted.load.clone(), pin: new.pin.clone() };
-        let at = if function == new.function { same } else { Some(at).filter(|at| at.load == wanted.load)? };
         Some((known.clone(), at))
     });
-    Some(Box::new(Former { link: link.clone(), again }))
+    let older = find_program(observed, seen).is_some_and(|at| at.load != wanted.load);
+    Some(Box::new(Former { link: link.clone(), again, older }))
 }
 
 /// The function of a program's pin.

@@ -39,13 +39,22 @@ pub fn progressing(desired: &DesiredProgram, observed: &Observed, what: &str) ->
 }
 
 /// A program that could not get as far as the kernel, or that the kernel refused.
-pub fn failed(desired: &DesiredProgram, observed: &Observed, error: &ProgramError) -> ProgramReport {
+/// `owner` tells whose a kernel program is.
+pub fn failed(
+    desired: &DesiredProgram,
+    observed: &Observed,
+    error: &ProgramError,
+    owner: &dyn Fn(u32) -> Option<String>,
+) -> ProgramReport {
     let mut report = blank(desired);
     show_kernel(&mut report, desired, observed);
     let reason = error.reason();
     report.set_state(if reason == Reason::KernelUnsupported { State::Unsupported } else { State::Failed });
     report.reason = reason.to_string();
-    report.message = error.to_string();
+    report.message = match error {
+        ProgramError::Kernel(error) => words(error, owner),
+        _ => error.to_string(),
+    };
     report.log = tail(error.log(), MAX_LOG);
     report
 }
@@ -109,7 +118,8 @@ fn show_kernel(report: &mut ProgramReport, desired: &DesiredProgram, observed: &
         observed.links.values().any(|link| link.alive && load.programs.values().any(|p| p.id == link.program_id))
     });
     // A program with no targets runs by being loaded.
-    let running = running.or_else(|| observed.loads.get_key_value(&desired.load));
+    let loads = std::iter::once(&desired.load).chain(desired.older.as_ref().map(|older| &older.load));
+    let running = running.or_else(|| loads.filter_map(|load| observed.loads.get_key_value(load)).next());
     let Some((name, load)) = running else { return };
     report.running_revision = match &desired.older {
         // It may differ in its attach points alone.
@@ -218,7 +228,10 @@ mod tests {
         };
         let ours = "xdp on interface eth0 is held by EbpfProgram default/xdp-counter (function count_rx); change or delete that one";
         assert_eq!(said(7), ours);
-        assert_eq!(said(8), "xdp on interface eth0 is held by program count_rx (id 8)");
+        assert_eq!(
+            said(8),
+            "xdp on interface eth0 is held by program count_rx (id 8); detach that one (bpftool net, bpftool link), or attach elsewhere"
+        );
     }
 
     #[test]

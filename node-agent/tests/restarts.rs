@@ -208,7 +208,7 @@ fn compare(node: &Node, wishes: &BTreeMap<String, Wish>, digest: &str, texts: &B
 
 fn spec_of(text: &str) -> EbpfProgramSpec {
     match &manifests::parse("x", text)[..] {
-        [Document::Valid(program)] => program.spec.clone(),
+        [Document { program: Ok(program), .. }] => program.spec.clone(),
         other => panic!("{other:?}"),
     }
 }

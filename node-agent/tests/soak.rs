@@ -238,7 +238,7 @@ impl Soak {
             }
         }
         for (name, (text, digest)) in self.texts.clone() {
-            let [Document::Valid(program)] = &manifests::parse("x", &text)[..] else { panic!("{text}") };
+            let [Document { program: Ok(program), .. }] = &manifests::parse("x", &text)[..] else { panic!("{text}") };
             let revision = revision_hash(&program.spec, &digest, None);
             let settled = |r: &skep_proto::v1::ProgramReport| {
                 r.state() == State::Ready && r.desired_revision == revision && r.running_revision == revision

@@ -389,6 +389,94 @@ async fn what_cannot_be_attached_in_its_new_place_stays_in_its_old_one() {
     assert_eq!((node.slot("counter", 0).await, node.slot("other", 1).await), (6, 6));
 }
 
+/// Nor is a new image: the revision that ran is whole until the next one can be somewhere.
+#[tokio::test]
+async fn a_new_image_that_can_be_on_no_hook_is_refused_as_a_whole() {
+    let mut node = Node::start().await;
+    let (image, next) = (node.push("net", "counter:v1").await, node.push("events", "events:v1").await);
+    node.ip(&["link", "add", "busy", "type", "veth", "peer", "name", "other"]);
+    let holder = manifest("holder", &image, json!({})).replace("names: [lo]", "names: [busy]");
+    node.write("0.yaml", &holder);
+    node.until("holder", |r| r.state() == State::Ready).await;
+    let text = manifest("counter", &image, json!({"step": 1}));
+    node.write("a.yaml", &text);
+    let first = node.until("counter", |r| r.state() == State::Ready).await;
+    // Of the same function, and of one that the older revision has not.
+    let same = manifest("counter", &image, json!({"step": 2}));
+    let another = manifest("counter", &next, json!({})).replace("count_xdp", "packet_to_ring");
+    for edit in [&same, &another] {
+        node.write("a.yaml", &edit.replace("names: [lo]", "names: [busy]"));
+        let busy = node.until("counter", |r| r.reason == "HookBusy").await;
+        assert!(busy.message.contains("is held by EbpfProgram test/holder"), "{}", busy.message);
+        assert_eq!((busy.state(), &busy.running_revision), (State::Failed, &first.running_revision), "{busy:#?}");
+        assert_eq!(busy.hooks, first.hooks, "what runs is shown");
+        let before = node.hits("counter").await;
+        node.packets(3);
+        assert_eq!(node.hits("counter").await, before + 3, "it was taken off for what cannot come");
+        assert_eq!(node.loads_in_bpffs(), 2, "the holder's and the older one");
+    }
+    node.delete("0.yaml");
+    let last = node.until("counter", |r| r.state() == State::Ready).await;
+    assert_eq!((&last.running_revision, node.loads_in_bpffs()), (&last.desired_revision, 1));
+}
+
+/// What an edit says beside its image is not lost with it: whoever wants a program off its hooks gets that.
+#[tokio::test]
+async fn an_image_that_is_not_there_keeps_what_ran_and_lets_it_be_suspended() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    let text = manifest("counter", &image, json!({"step": 1}));
+    node.write("a.yaml", &text);
+    let first = node.until("counter", |r| r.state() == State::Ready).await;
+    let missing = text.replace("counter:v1", "counter:v9");
+    node.write("a.yaml", &missing);
+    let refused = node.until("counter", |r| r.reason == "ImageNotFound").await;
+    assert_eq!((refused.state(), &refused.running_revision), (State::Failed, &first.running_revision));
+    assert_ne!(refused.desired_revision, first.running_revision, "which revision is refused is said");
+    assert_eq!(refused.hooks, first.hooks);
+    node.packets(3);
+    assert_eq!(node.hits("counter").await, 3);
+    node.write("a.yaml", &missing.replace("  programs:", "  suspend: true\n  programs:"));
+    let off = node.until("counter", |r| r.message.contains("is off its hooks")).await;
+    assert_eq!(off.reason, "ImageNotFound");
+    node.packets(3);
+    assert_eq!(node.hits("counter").await, 3);
+    node.kill();
+    node.start_agent().await;
+    node.until("counter", |r| r.message.contains("is off its hooks")).await;
+    node.write("a.yaml", &missing);
+    let on_lo = |r: &ProgramReport| r.hooks.first().is_some_and(|hook| hook.names == ["lo"]);
+    node.until("counter", |r| r.reason == "ImageNotFound" && on_lo(r)).await;
+    node.packets(3);
+    assert_eq!(node.hits("counter").await, 6);
+    node.push("net", "counter:v9").await;
+    let last = node.until("counter", |r| r.state() == State::Ready).await;
+    assert_eq!(last.running_revision, last.desired_revision);
+    node.packets(3);
+    assert_eq!(node.hits("counter").await, 9, "contents are kept");
+}
+
+/// Which of two is meant nobody can know.
+#[tokio::test]
+async fn two_manifests_of_one_name_change_nothing_until_one_goes() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    node.write("b.yaml", &manifest("counter", &image, json!({"step": 1})));
+    let first = node.until("counter", |r| r.state() == State::Ready).await;
+    for _ in 0..2 {
+        node.write("a.yaml", &manifest("counter", &image, json!({"step": 100})));
+        let both = node.until("counter", |r| r.state() == State::Failed).await;
+        assert_eq!(both.reason, "ObjectUnreadable");
+        let said = "b.yaml: rename or delete all but one; until then nothing is changed";
+        assert!(both.message.contains("a.yaml and ") && both.message.ends_with(said), "{}", both.message);
+        assert_eq!(both.running_revision, first.running_revision);
+        node.delete("a.yaml");
+        node.until("counter", |r| r.state() == State::Ready).await;
+    }
+    node.packets(1);
+    assert_eq!(node.hits("counter").await, 1);
+}
+
 /// Each with its own state directory, by a mistake.
 #[tokio::test]
 async fn a_second_agent_leaves_the_pins_and_the_socket_of_the_first_alone() {

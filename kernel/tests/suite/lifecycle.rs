@@ -2,11 +2,11 @@
 
 use serde_json::json;
 use skep_kernel::bpffs;
-use skep_kernel::hook::Target;
+use skep_kernel::hook::{Target, XdpMode};
 use skep_kernel::seam::Kernel;
 use skep_object::kind::Kind;
 
-use super::fixture::{Fixture, at, hook, object, request};
+use super::fixture::{Fixture, at, hook, object, request, run};
 
 #[test]
 fn another_process_finds_the_same_kernel_objects() {
@@ -88,6 +88,23 @@ fn tracing_programs_are_attached_beside_the_old_one() {
     assert_eq!(f.hits("l2", 0), before + 1, "one program fires, once");
 }
 
+/// veth refuses native XDP where its peer may send more than a page holds.
+#[test]
+fn where_the_driver_refuses_auto_is_generic() {
+    let mut f = Fixture::new();
+    f.lo();
+    let name = f.netns_path().file_name().unwrap().to_string_lossy().into_owned();
+    let pair = ["link", "add", "big", "mtu", "9000", "type", "veth", "peer", "name", "other", "mtu", "9000"];
+    run("ip", &[&["-n", &name][..], &pair].concat());
+    let mut xdp = hook(Kind::Xdp, 0, f.interface("big"));
+    let request = request(&object("net"), &[("count_xdp", &xdp)], &[]);
+    f.load("l1", &request);
+    xdp.options.xdp_mode = XdpMode::Native;
+    f.host.attach(&f.uid, "native", &xdp, &at("l1", "count_xdp", &request)).unwrap_err();
+    xdp.options.xdp_mode = XdpMode::Auto;
+    f.attach("l1", "count_xdp", &request, &xdp);
+}
+
 #[test]
 fn a_second_xdp_program_is_told_who_holds_the_interface() {
     let mut f = Fixture::new();
@@ -99,7 +116,12 @@ fn a_second_xdp_program_is_told_who_holds_the_interface() {
     let id = f.host.observe(&f.uid).unwrap().loads["l1"].programs.values().next().unwrap().id;
     let error = f.host.attach(&f.uid, "other", &xdp, &at("l1", "count_xdp", &request)).unwrap_err();
     assert_eq!(error.reason(), "HookBusy");
-    assert_eq!(error.to_string(), format!("xdp on interface lo is held by program count_xdp (id {id})"));
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "xdp on interface lo is held by program count_xdp (id {id}); detach that one (bpftool net, bpftool link), or attach elsewhere"
+        )
+    );
 }
 
 #[test]

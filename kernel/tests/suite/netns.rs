@@ -158,7 +158,7 @@ fn two_priorities_alternate_and_are_free_at_once() {
     assert_eq!(error.reason(), "HookBusy");
     assert_eq!(
         error.to_string(),
-        "netfilter Ipv4 LocalIn in the network namespace of the test, priority -5 or -4, is held by another program"
+        "netfilter Ipv4 LocalIn in the network namespace of the test, priority -5 or -4, is held by another program; detach that one (bpftool net, bpftool link), or attach elsewhere"
     );
     f.host.detach(&f.uid, &link).unwrap();
     f.host.replace(&f.uid, "other", &hook, 0, &at("l2", "count_netfilter", &request)).unwrap();

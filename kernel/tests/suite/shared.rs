@@ -95,7 +95,7 @@ fn a_definition_that_differs_is_refused_and_nothing_is_left() {
     assert_eq!(
         refused.to_string(),
         format!(
-            "map hash: share: group flows of namespace net has this map already, and maxEntries was {before} and is now 7777; programs that share a map declare it alike, with the same maxEntries"
+            "map hash: share: group flows of namespace net has this map already, and maxEntries was {before} and is now 7777; declare it alike in all programs of the group, this one's earlier revisions included, or name another group, whose map starts empty"
         )
     );
     assert!(matches!(refused, KernelError::MapIncompatible { .. }));

@@ -24,7 +24,7 @@ use super::caller::{Caller, caller};
 use super::refuse;
 use super::tls::Identity;
 use crate::actor::Shared;
-use crate::desired::DesiredProgram;
+use crate::desired::{DesiredProgram, Unresolved};
 use crate::discover::PodRecord;
 use crate::epoch::Epoch;
 use crate::nodeview::Pods;
@@ -123,8 +123,8 @@ impl Agent for AgentService {
         self.in_epoch(request.epoch)?;
         let spec: serde_json::Value = serde_json::from_slice(&request.spec_json)
             .map_err(|e| refuse(Code::InvalidArgument, Reason::ObjectUnreadable, format!("spec_json: {e}")))?;
-        if request.uid.is_empty() || request.digest.is_empty() {
-            return Err(Status::invalid_argument("uid and digest must be given"));
+        if request.uid.is_empty() || (request.digest.is_empty() && request.unresolved.is_none()) {
+            return Err(Status::invalid_argument("uid must be given, and digest or why there is none"));
         }
         let auth = credentials(&spec, &request.credentials);
         let program = DesiredProgram {
@@ -137,6 +137,9 @@ impl Agent for AgentService {
             digest: request.digest,
             api_version: request.api_version,
             spec,
+            unresolved: request
+                .unresolved
+                .map(|why| Unresolved { reason: why.reason.parse().unwrap_or(Reason::Internal), message: why.message }),
             ..DesiredProgram::default()
         };
         self.supervisor.apply(program, auth).await.map_err(internal)?;

@@ -12,7 +12,7 @@ use skep_proto::v1::{ProgramReport, State};
 
 use super::{Document, uid};
 use crate::actor::Shared;
-use crate::desired::DesiredProgram;
+use crate::desired::{DesiredProgram, Unresolved};
 use crate::error::ProgramError;
 use crate::supervisor::Handle;
 
@@ -54,21 +54,22 @@ impl Follower {
         // A file that says nothing readable may be the one that names any of the programs: none is taken away.
         let unread = self.report_unread(&documents);
         let (mut seen, mut valid) = (BTreeSet::new(), Vec::new());
-        for document in documents {
-            let (namespace, name) = document.identity();
-            let uid = uid(&namespace, &name);
-            if !name.is_empty() && !seen.insert(uid.clone()) {
+        let twice = of_one_name(&documents);
+        for Document { namespace, name, program, .. } in documents {
+            if name.is_empty() {
                 well = false;
-                let words = "two manifests have this name; the first counts, rename or delete the other";
-                if self.said.insert(format!("{uid} twice"), words.to_owned()).is_none() {
-                    tracing::error!(namespace, name, "{words}");
-                }
                 continue;
             }
-            match document {
-                Document::Valid(program) => valid.push((uid, *program)),
-                Document::Invalid { .. } if name.is_empty() => well = false,
-                Document::Invalid { message, .. } => {
+            let uid = uid(&namespace, &name);
+            seen.insert(uid.clone());
+            // Which of them is meant is not for us to say.
+            let program = match twice.get(&(namespace.clone(), name.clone())) {
+                Some(message) => Err(message.clone()),
+                None => program,
+            };
+            match program {
+                Ok(program) => valid.push((uid, *program)),
+                Err(message) => {
                     well = false;
                     self.refuse(uid, namespace, name, Reason::ObjectUnreadable, message).await;
                 }
@@ -83,11 +84,12 @@ impl Follower {
         let mut resolved = futures::stream::iter(resolved).buffer_unordered(RESOLVED_AT_ONCE);
         while let Some((change, digest)) = resolved.next().await {
             let (uid, namespace, name) = change.identity();
+            well &= digest.is_ok();
             match self.take(change, digest).await {
                 Ok(()) => drop(self.said.remove(&uid)),
-                Err((reason, message)) => {
+                Err(error) => {
                     well = false;
-                    self.refuse(uid, namespace, name, reason, message).await;
+                    self.refuse(uid, namespace, name, error.reason(), error.to_string()).await;
                 }
             }
         }
@@ -108,7 +110,7 @@ impl Follower {
     fn report_unread(&mut self, documents: &[Document]) -> bool {
         let mut unread = BTreeSet::new();
         for document in documents {
-            let Document::Invalid { file, name, message, .. } = document else { continue };
+            let Document { file, name, program: Err(message), .. } = document else { continue };
             if !name.is_empty() {
                 continue;
             }
@@ -145,19 +147,30 @@ impl Follower {
         true
     }
 
-    async fn take(&mut self, change: Change, digest: Result<String, (Reason, String)>) -> Result<(), (Reason, String)> {
-        let digest = digest?;
+    /// One whose image cannot be had is taken over as well: what ran before is looked after, off its hooks if the manifest
+    /// says so.
+    async fn take(&mut self, change: Change, digest: Result<String, Unresolved>) -> Result<(), ProgramError> {
         let (uid, namespace, name) = change.identity();
+        let (digest, unresolved) = match digest {
+            Ok(digest) => (digest, None),
+            Err(why) => (String::new(), Some(why)),
+        };
         let Change { program, spec, restart, .. } = change;
         let desired = DesiredProgram {
             revision: revision_hash(&program.spec, &digest, restart.as_deref()),
             load: load_hash(&program.spec, &digest, restart.as_deref()),
             spec: spec.clone(),
             digest,
+            unresolved,
             ..blank(&uid, &namespace, &name)
         };
-        self.supervisor.apply(desired, Auth::Anonymous).await.map_err(|e| (e.reason(), e.to_string()))?;
-        self.applied.insert(uid, Applied { spec, restart });
+        // What does not resolve is asked for again.
+        let whole = desired.unresolved.is_none();
+        self.supervisor.apply(desired, Auth::Anonymous).await?;
+        match whole {
+            true => drop(self.applied.insert(uid, Applied { spec, restart })),
+            false => drop(self.applied.remove(&uid)),
+        }
         Ok(())
     }
 }
@@ -180,18 +193,17 @@ impl Change {
 
     /// uid, namespace and name.
     fn identity(&self) -> (String, String, String) {
-        let (namespace, name) = Document::Valid(Box::new(self.program.clone())).identity();
-        (self.uid.clone(), namespace, name)
+        let meta = &self.program.metadata;
+        let namespace = meta.namespace.clone().unwrap_or_else(|| "default".into());
+        (self.uid.clone(), namespace, meta.name.clone().unwrap_or_default())
     }
 
     /// A tag is resolved once: as long as the manifest names the same image, its digest stays.
-    async fn resolve(self, shared: Arc<Shared>) -> (Self, Result<String, (Reason, String)>) {
+    async fn resolve(self, shared: Arc<Shared>) -> (Self, Result<String, Unresolved>) {
         let reference = &self.program.spec.image.reference;
         let stored = shared.store.get(&self.uid).ok().flatten();
-        if let Some(stored) = stored
-            && stored.spec.pointer("/image/reference").and_then(Value::as_str) == Some(reference)
-        {
-            return (self, Ok(stored.digest));
+        if let Some(digest) = stored.and_then(|stored| known_digest(&stored, reference)) {
+            return (self, Ok(digest));
         }
         if let Some((_, digest)) = reference.split_once("@sha256:") {
             let digest = format!("sha256:{digest}");
@@ -200,10 +212,35 @@ impl Change {
         let resolved = shared.images.registry().resolve(reference, &Auth::Anonymous).await;
         let digest = resolved.map(|d| d.to_string()).map_err(|e| {
             let error = ProgramError::from(e);
-            (error.reason(), error.to_string())
+            Unresolved { reason: error.reason(), message: error.to_string() }
         });
         (self, digest)
     }
+}
+
+/// What a reference was resolved to, for the record's revision or the one that ran before.
+fn known_digest(stored: &DesiredProgram, reference: &str) -> Option<String> {
+    let of =
+        |stored: &&DesiredProgram| stored.spec.pointer("/image/reference").and_then(Value::as_str) == Some(reference);
+    let mut known = std::iter::once(stored).chain(stored.older.as_deref());
+    known.find(|stored| of(stored) && !stored.digest.is_empty()).map(|stored| stored.digest.clone())
+}
+
+/// Programs that several documents are about, and what to say of it.
+fn of_one_name(documents: &[Document]) -> BTreeMap<(String, String), String> {
+    let mut files: BTreeMap<(String, String), Vec<&str>> = BTreeMap::new();
+    for document in documents.iter().filter(|document| !document.name.is_empty()) {
+        let identity = (document.namespace.clone(), document.name.clone());
+        files.entry(identity).or_default().push(&document.file);
+    }
+    files.retain(|_, files| files.len() > 1);
+    let message = |files: &[&str]| {
+        let files = files.join(" and ");
+        format!(
+            "several manifests have this name, in {files}: rename or delete all but one; until then nothing is changed"
+        )
+    };
+    files.into_iter().map(|(identity, files)| (identity, message(&files))).collect()
 }
 
 fn blank(uid: &str, namespace: &str, name: &str) -> DesiredProgram {

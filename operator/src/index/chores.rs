@@ -177,12 +177,11 @@ impl Index {
         let uid = entry.meta().uid.as_deref().unwrap_or_default();
         Some(View {
             program: object,
-            image: match &entry.image {
-                ImageState::Resolving => Image::Resolving,
-                ImageState::Resolved(resolution) => Image::Resolved(resolution),
-                ImageState::Failed(problem) => Image::Failed(problem),
+            image: entry.image.seen(),
+            revision: match (&entry.image, &entry.order) {
+                (ImageState::Resolved(_), Some(order)) => &order.revision,
+                _ => "",
             },
-            revision: entry.order.as_ref().map_or("", |order| &order.revision),
             nodes: nodes.into_iter().map(|node| (node.as_str(), self.standing(node, uid))).collect(),
         })
     }

@@ -6,6 +6,7 @@ use skep_crds::Reason;
 
 use super::{Index, Key, Note};
 use crate::image::{Problem, Request, Resolution, backoff};
+use crate::rollup::Image;
 
 /// When Secrets are read again that are missing, or whose credentials a registry refuses: after 10 s, later after 2 minutes.
 fn credentials_wait(failures: u32) -> Duration {
@@ -19,6 +20,16 @@ pub(super) enum ImageState {
     Resolving,
     Resolved(Resolution),
     Failed(Problem),
+}
+
+impl ImageState {
+    pub(super) fn seen(&self) -> Image<'_> {
+        match self {
+            ImageState::Resolving => Image::Resolving,
+            ImageState::Resolved(resolution) => Image::Resolved(resolution),
+            ImageState::Failed(problem) => Image::Failed(problem),
+        }
+    }
 }
 
 impl Index {

@@ -169,11 +169,7 @@ impl Index {
             }
             return;
         };
-        let image = match &entry.image {
-            ImageState::Resolved(image) => Some(image),
-            ImageState::Resolving | ImageState::Failed(_) => None,
-        };
-        let assignment = assign(object, image, &self.facts);
+        let assignment = assign(object, entry.image.seen(), &self.facts);
         let order = assignment.order.filter(|_| entry.has_finalizer());
         if entry.order.as_deref() != order.as_ref() {
             entry.order = order.map(Arc::new);
