@@ -7,7 +7,7 @@ use skep_proto::v1::inspector_client::InspectorClient;
 use skep_proto::v1::{
     DeleteMapEntriesRequest, DeleteMapEntriesResponse, DumpMapRequest, EventFrame, ListMapsRequest,
     ListProgramsRequest, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, ProgramRef, ProgramReport,
-    TailEventsRequest, UpdateMapRequest,
+    TailEventsRequest, UpdateMapRequest, WatchMapRequest,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -96,6 +96,13 @@ impl Agent {
     pub async fn dump(&self, request: DumpMapRequest) -> Result<Streaming<MapFrame>, Error> {
         let mut client = self.inspector.clone();
         let asked = async { Ok(client.dump_map(request).await?.into_inner()) };
+        within(self.timeout, "asking for the map", asked).await
+    }
+
+    /// What changes in a map.
+    pub async fn watch(&self, request: WatchMapRequest) -> Result<Streaming<MapFrame>, Error> {
+        let mut client = self.inspector.clone();
+        let asked = async { Ok(client.watch_map(request).await?.into_inner()) };
         within(self.timeout, "asking for the map", asked).await
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use self::maps::{Maps, MapsCommand, MapsDel, MapsDump, MapsGet, MapsLs, MapsSet, Nodes};
+pub use self::maps::{Maps, MapsCommand, MapsDel, MapsDump, MapsGet, MapsLs, MapsSet, MapsTop, MapsWatch, Nodes};
 
 /// eBPF programs, why they are not ready, and what is in their maps, on every node.
 #[derive(Debug, Parser)]
@@ -257,6 +257,19 @@ pub enum EventFormat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PushFormat {
     /// What came of it: the reference by digest; how many entries on each node.
+    Text,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TopFormat {
+    Table,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WatchFormat {
+    /// A line a change: + new, ~ changed, - gone; then key, value, and what its numbers grow by in a second.
     Text,
     Json,
 }

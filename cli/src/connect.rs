@@ -54,7 +54,7 @@ impl Gate {
         let namespace = global.skep_namespace.clone();
         let timeout = cluster.timeout;
         let account = global.service_account.as_deref().unwrap_or(match access {
-            Access::Read => "skep-viewer",
+            Access::Read | Access::Follow => "skep-viewer",
             Access::Write => "skep-editor",
         });
         // Both at once; of two failures the first is told, always the same.

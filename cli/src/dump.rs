@@ -89,7 +89,9 @@ async fn contents(agent: &Agent, namespace: &str, dump: &MapsDump, progress: &Pr
                 entries.extend(unpack(schema, &frame)?);
                 progress.inc(u64::from(frame.count));
             }
-            Some(Frame::Decoded(_)) => return Err(Error::Schema("decoded entries, which nobody asked for")),
+            Some(Frame::Decoded(_) | Frame::Changes(_)) => {
+                return Err(Error::Schema("decoded entries or changes, which nobody asked for"));
+            }
             Some(Frame::End(end)) => {
                 if end.raced > 0 {
                     note(format_args!(

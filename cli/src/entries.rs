@@ -34,7 +34,7 @@ pub fn unpack(schema: &Schema, frame: &RawEntries) -> Result<Vec<Entry>, Error> 
 
 impl Entry {
     /// The values without padding.
-    fn each<'a>(&'a self, schema: &'a Schema) -> impl Iterator<Item = &'a [u8]> {
+    pub fn each<'a>(&'a self, schema: &'a Schema) -> impl Iterator<Item = &'a [u8]> {
         let size = schema.map.value_size as usize;
         self.values.chunks(schema.stride.max(1)).map(move |value| value.get(..size).unwrap_or(value))
     }

@@ -53,7 +53,7 @@ pub enum Error {
         "ConfigMap skep-ca-bundle in namespace {namespace}: {problem}\nIs Skep installed in another namespace? Give it by --skep-namespace"
     )]
     CaBundle { namespace: String, problem: String },
-    #[error("ServiceAccount {name} in namespace {namespace} does not exist; give another by --service-account")]
+    #[error("ServiceAccount {name} in namespace {namespace} does not exist; {}give another by --service-account", if name == "skep-editor" { "the chart makes it with editor.create=true, or " } else { "" })]
     NoServiceAccount { name: String, namespace: String },
     #[error("node {node}: the connection to its agent: {problem}")]
     Connection { node: String, problem: String },

@@ -36,6 +36,7 @@ pub mod source;
 pub mod table;
 pub mod tail;
 pub mod view;
+pub mod watch;
 pub mod why;
 
 use args::{Cli, Command, MapsCommand};
@@ -53,6 +54,8 @@ pub async fn run(cli: &Cli) -> Result<(), Error> {
             MapsCommand::Get(get) => edit::get(&cli.global, get).await,
             MapsCommand::Set(set) => edit::set(&cli.global, set).await,
             MapsCommand::Del(del) => edit::del(&cli.global, del).await,
+            MapsCommand::Watch(watch) => watch::changes(&cli.global, watch).await,
+            MapsCommand::Top(top) => watch::top(&cli.global, top).await,
         },
         Command::Events(events) => tail::run(&cli.global, events).await,
         Command::Restart(change) => change::run(&cli.global, change, What::Restart).await,

@@ -41,6 +41,8 @@ impl<T> Answers<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     Read,
+    /// Read what does not end by itself: all nodes at once.
+    Follow,
     Write,
 }
 
@@ -52,36 +54,6 @@ pub async fn ask<T, F, Fut>(
     node: Option<&str>,
     name: Option<&str>,
     ask: F,
-) -> Result<Answers<T>, Error>
-where
-    F: Fn(Agent, String) -> Fut,
-    Fut: Future<Output = Result<T, Error>>,
-{
-    some_at_once(global, access, node, name, ask, AT_ONCE).await
-}
-
-/// The same for answers that do not end by themselves: all nodes at once.
-pub async fn follow<T, F, Fut>(
-    global: &Global,
-    access: Access,
-    node: Option<&str>,
-    name: Option<&str>,
-    ask: F,
-) -> Result<Answers<T>, Error>
-where
-    F: Fn(Agent, String) -> Fut,
-    Fut: Future<Output = Result<T, Error>>,
-{
-    some_at_once(global, access, node, name, ask, usize::MAX).await
-}
-
-async fn some_at_once<T, F, Fut>(
-    global: &Global,
-    access: Access,
-    node: Option<&str>,
-    name: Option<&str>,
-    ask: F,
-    at_once: usize,
 ) -> Result<Answers<T>, Error>
 where
     F: Fn(Agent, String) -> Fut,
@@ -110,6 +82,7 @@ where
         return Ok(Answers { answers: Vec::new(), failed: 0, several: true });
     }
     let gate = Gate::open(&cluster, global, access).await?;
+    let at_once = if access == Access::Follow { usize::MAX } else { AT_ONCE };
     let (gate, ask, namespace, nodes_asked) = (&gate, &ask, &cluster.namespace, nodes.len());
     let asked = stream::iter(nodes).map(|node| async move {
         let answer = match gate.agent(&node).await {

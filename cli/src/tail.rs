@@ -26,7 +26,7 @@ pub async fn run(global: &Global, events: &Events) -> Result<(), Error> {
     let node = events.node.as_deref();
     // One node is asked for no prefix.
     let several = global.socket.is_none() && node.is_none();
-    let answers = source::follow(global, Access::Read, node, Some(&events.name), |agent, namespace| async move {
+    let answers = source::ask(global, Access::Follow, node, Some(&events.name), |agent, namespace| async move {
         follow(&agent, &namespace, events, several).await
     })
     .await?;

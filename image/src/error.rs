@@ -32,7 +32,7 @@ pub enum ImageError {
     Invalid { reference: String, fault: Fault },
     /// The registry does not answer, or answers that it cannot now.
     #[error(
-        "image {reference}: its registry cannot be reached: {detail}: check its name, the network and, for a registry with a private CA, the CA bundle"
+        "image {reference}: its registry cannot be reached: {detail}: check its name, the network and, for a registry with a private CA, the CA bundle (push: --ca, chart: registries.ca)"
     )]
     Unreachable { reference: String, detail: String },
     /// The registry did not finish in time.

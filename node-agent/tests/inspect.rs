@@ -12,8 +12,9 @@ use skep_kernel::sys;
 use skep_proto::v1::inspector_client::InspectorClient;
 use skep_proto::v1::update_map_request::Mode;
 use skep_proto::v1::{
-    Datum, DeleteMapEntriesRequest, DumpMapRequest, EventEnd, LookupMapRequest, MapEntry, ProgramRef, State,
-    TailEventsRequest, UpdateMapRequest, datum, event_frame, lookup_map_request::Key, map_frame,
+    Changes, Datum, DecodedChange, DeleteMapEntriesRequest, DumpMapRequest, EventEnd, LookupMapRequest, MapEntry,
+    MapFrame, ProgramRef, State, TailEventsRequest, UpdateMapRequest, WatchMapRequest, datum, event_frame,
+    lookup_map_request::Key, map_frame,
 };
 use skep_proto::value::{from_json, to_json};
 use tonic::transport::Channel;
@@ -171,6 +172,183 @@ async fn what_is_not_wanted_of_a_map_is_left_out_on_the_node() {
         let status = dump(node, "flows", limit, filter, top).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().starts_with(said), "{}", status.message());
+    }
+}
+
+/// A watch of the map of flows.
+struct Watch {
+    stream: tonic::Streaming<MapFrame>,
+    schemas: u32,
+}
+
+impl Watch {
+    async fn open(node: &Node, change: impl FnOnce(&mut WatchMapRequest)) -> Result<Self, Status> {
+        let mut request = WatchMapRequest {
+            program: program(),
+            map: "flows".into(),
+            decode: true,
+            interval_ms: 100,
+            ..WatchMapRequest::default()
+        };
+        change(&mut request);
+        let stream = node.another_inspector().await.watch_map(request).await?.into_inner();
+        Ok(Watch { stream, schemas: 0 })
+    }
+
+    async fn frame(&mut self) -> Result<map_frame::Frame, Status> {
+        loop {
+            match self.stream.message().await?.expect("no end").frame.unwrap() {
+                map_frame::Frame::Schema(_) => self.schemas += 1,
+                map_frame::Frame::Queued(_) => {}
+                frame => return Ok(frame),
+            }
+        }
+    }
+
+    /// The next look that found something: its last frame with what all of them had.
+    async fn look(&mut self) -> Changes {
+        let mut all = Changes::default();
+        loop {
+            let map_frame::Frame::Changes(frame) = self.frame().await.unwrap() else { panic!("it ended") };
+            all.decoded.extend(frame.decoded.clone());
+            all.decoded_gone.extend(frame.decoded_gone.clone());
+            if !frame.more && (frame.look == 0 || frame.changed + frame.removed > 0) {
+                return Changes { decoded: all.decoded, decoded_gone: all.decoded_gone, ..frame };
+            }
+        }
+    }
+}
+
+/// Port, packets, whether it is new.
+fn ports(look: &Changes) -> Vec<(u64, u64, bool)> {
+    let number = |value: &Value| value.as_u64().unwrap();
+    let of = |change: &DecodedChange| {
+        let (key, value) = (to_json(change.key.as_ref().unwrap()), to_json(change.value.as_ref().unwrap()));
+        (number(&key["port"]), number(&value["packets"]), change.added)
+    };
+    look.decoded.iter().map(of).collect()
+}
+
+#[tokio::test]
+async fn a_watch_tells_what_changed_and_nothing_else() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    let text = manifest("counter", &image, json!({"step": 1}));
+    node.write("a.yaml", &text);
+    let first = node.until("counter", |r| r.state() == State::Ready).await;
+    let all: Vec<(Value, Value)> = (1..=300).map(|n| (flow(n), count(u64::from(n)))).collect();
+    write(&node, "flows", Mode::Unspecified, &all).await.unwrap();
+
+    let mut watch = Watch::open(&node, |_| {}).await.unwrap();
+    let mut snapshot =
+        Watch::open(&node, |r| (r.snapshot, r.filter) = (true, "value.packets > 290".into())).await.unwrap();
+    let mut top = Watch::open(&node, |r| (r.top, r.limit) = ("value.bytes".into(), 2)).await.unwrap();
+    let mut driven = Watch::open(&node, |r| r.interval_ms = 0).await.unwrap();
+    let (begun, filtered) = (watch.look().await, snapshot.look().await);
+    assert_eq!((begun.look, begun.total, begun.changed, ports(&begun)), (0, 300, 0, vec![]));
+    assert_eq!((filtered.total, ports(&filtered)), (10, (291..=300).map(|n| (n, n, true)).collect()));
+    assert_eq!((top.look().await.total, driven.look().await.total), (300, 300));
+
+    // Five change, one is new, two go.
+    let mut entries: Vec<_> = (10..15).map(|n| (flow(n), count(u64::from(n) * 11))).collect();
+    entries.push((flow(1000), count(1000)));
+    write(&node, "flows", Mode::Unspecified, &entries).await.unwrap();
+    assert_eq!(delete(&node, "flows", &[flow(1), flow(300)]).await.unwrap(), (2, 0));
+    let wanted: Vec<(u64, u64, bool)> = (10..15).map(|n| (n, n * 11, false)).chain([(1000, 1000, true)]).collect();
+    // What is written one after the other may be seen by several looks.
+    let (mut seen, mut gone, mut rates) = (Vec::new(), Vec::new(), Vec::new());
+    while seen.len() < wanted.len() || gone.len() < 2 {
+        let look = watch.look().await;
+        seen.extend(ports(&look));
+        gone.extend(look.decoded_gone.iter().map(|key| to_json(key)["port"].as_u64().unwrap()));
+        rates.extend(look.decoded.iter().map(|change| {
+            let per_second = to_json(change.rates.as_ref().unwrap());
+            per_second["packets"].as_f64().unwrap() * look.elapsed_us as f64 / 1e6
+        }));
+    }
+    seen.sort_unstable();
+    gone.sort_unstable();
+    assert_eq!((seen, gone), (wanted.clone(), vec![1, 300]));
+    rates.sort_by(f64::total_cmp);
+    let grown: Vec<u64> = rates.iter().map(|rate| rate.round() as u64).collect();
+    assert_eq!(grown, [100, 110, 120, 130, 140, 1000], "what each grew by");
+    let mut growing = ports(&top.look().await);
+    while growing.is_empty() {
+        growing = ports(&top.look().await);
+    }
+    assert_eq!(growing[0], (1000, 1000, true), "the largest growth first: {growing:?}");
+    let change = snapshot.look().await;
+    assert!(change.decoded.len() <= 1 && change.total <= 10, "only what satisfies the condition: {change:?}");
+
+    // Where changes drive it, nothing is told while nothing changes.
+    let mut told = 0;
+    while told < 6 {
+        told += driven.look().await.changed;
+    }
+    let quiet = tokio::time::timeout(Duration::from_secs(2), driven.frame()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    write(&node, "flows", Mode::Unspecified, &[(flow(1), count(7))]).await.unwrap();
+    assert_eq!(ports(&driven.look().await), [(1, 7, true)]);
+
+    // Another map in its place, with what the first one held; then none.
+    let grown = text.replace("  programs:", "  maps: {flows: {maxEntries: 200000}}\n  programs:");
+    node.write("a.yaml", &grown);
+    node.until("counter", |r| r.state() == State::Ready && r.desired_revision != first.desired_revision).await;
+    let start = Instant::now();
+    while watch.schemas < 2 {
+        watch.look().await;
+        assert!(start.elapsed() < Duration::from_secs(20), "the new map is not watched");
+    }
+    let batch = |from: u32| (from..from + 25_000).map(|n| (json!({"source": n, "port": 1, "protocol": 1}), count(1)));
+    for from in (0..175_000).step_by(25_000) {
+        let part: Vec<_> = batch(from).collect();
+        write(&node, "flows", Mode::Unspecified, &part).await.unwrap();
+    }
+    let error = loop {
+        if let Err(status) = watch.frame().await {
+            break status;
+        }
+    };
+    assert_eq!(error.code(), Code::ResourceExhausted);
+    assert!(error.message().contains("map flows holds more than the 4 MiB of entries"), "{error}");
+    let mut few = Watch::open(&node, |r| r.filter = "key.port == 1000".into()).await.unwrap();
+    assert_eq!(few.look().await.total, 1, "some of them can be watched");
+    node.delete("a.yaml");
+    let end = loop {
+        if let map_frame::Frame::End(end) = few.frame().await.unwrap() {
+            break end;
+        }
+    };
+    assert_eq!(end.reason, "test/counter has no map flows here any more");
+}
+
+#[tokio::test]
+async fn a_watch_ends_after_its_looks_and_says_what_it_cannot_do() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    node.write("a.yaml", &manifest("counter", &image, json!({"step": 1})));
+    node.until("counter", |r| r.state() == State::Ready).await;
+    let mut watch = Watch::open(&node, |r| r.looks = 2).await.unwrap();
+    let mut looks = Vec::new();
+    let end = loop {
+        match watch.frame().await.unwrap() {
+            map_frame::Frame::Changes(frame) => looks.push(frame.look),
+            map_frame::Frame::End(end) => break end,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((looks, end.reason.as_str()), (vec![0, 1, 2], "looks"));
+    type Change = fn(&mut WatchMapRequest);
+    let refused: [(Change, &str); 5] = [
+        (|r| r.interval_ms = 50, "interval_ms 50: at least 100, or 0 for changes"),
+        (|r| r.top = "value.packets".into(), "top: how many is said by limit"),
+        (|r| (r.top, r.limit) = ("value".into(), 3), "top: value is no number"),
+        (|r| r.filter = "value.pakets > 1".into(), "filter: value has no member pakets"),
+        (|r| r.map = "nope".into(), "has no map nope; it has "),
+    ];
+    for (change, said) in refused {
+        let status = Watch::open(&node, change).await.map(|_| ()).unwrap_err();
+        assert!(status.message().contains(said), "{status}");
     }
 }
 

@@ -51,6 +51,7 @@ const TESTS: &[(&str, Test)] = &[
     ("bad_input::a_tag_that_comes_late_is_found", bad_input::late_tag),
     ("bad_input::an_interface_that_goes_and_comes_back", bad_input::vanishing_interface),
     ("inspect::maps_are_written_and_events_followed", inspect::written_and_followed),
+    ("inspect::changes_of_a_map_are_watched", inspect::watched),
     ("demo_on_a_cluster_of_ones_own", demo::own_cluster),
     ("logs_have_no_colours", logs),
     ("deletion_leaves_nothing", deletion),

@@ -1,10 +1,11 @@
 //! `maps` and what is below it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::{DumpFormat, MapsFormat, PushFormat, program};
+use super::{DumpFormat, MapsFormat, PushFormat, TopFormat, WatchFormat, program};
 
 #[derive(Debug, Args)]
 pub struct Maps {
@@ -18,6 +19,10 @@ pub enum MapsCommand {
     Ls(MapsLs),
     /// Print what is in a map; reading changes nothing.
     Dump(MapsDump),
+    /// Print what changes in a map, as it changes.
+    Watch(MapsWatch),
+    /// Show the entries of a map that grow fastest.
+    Top(MapsTop),
     /// Print one entry of a map.
     Get(MapsGet),
     /// Write entries of a map, while its programs run.
@@ -74,6 +79,90 @@ pub struct MapsDump {
     /// The entries whose number in this member is largest, in that order; how many is said by --limit.
     #[arg(long, value_name = "MEMBER", requires = "limit")]
     pub top: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl skep maps watch flows counts                  Whatever changes, looked at up to ten times a second
+  kubectl skep maps watch flows counts --interval 5s --filter 'key.port == 443'
+  kubectl skep maps watch flows counts -o json --looks 10 | jq .rates
+
+Each node compares two looks and sends what differs; what comes and goes between two looks is not seen. The first look is
+what the second is compared with: --snapshot prints its entries too. Rates are of one second; of a per-CPU map they are
+those of the sum.")]
+pub struct MapsWatch {
+    /// The program.
+    #[arg(value_parser = program)]
+    pub name: String,
+    /// The map's name in the object.
+    pub map: String,
+    /// Only on this node; default: every node that runs the program.
+    #[arg(long, conflicts_with = "socket")]
+    pub node: Option<String>,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t = WatchFormat::Text)]
+    pub output: WatchFormat,
+    /// Between two looks, at least 100ms; default: often while something changes, else once a second.
+    #[arg(long, value_name = "DURATION", value_parser = interval)]
+    pub interval: Option<Duration>,
+    /// Only entries that satisfy this, found out on the node: docs/filter.md.
+    #[arg(long, value_name = "CONDITION")]
+    pub filter: Option<String>,
+    /// At most this many changed entries of each look and node.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    /// Begin with what is there.
+    #[arg(long)]
+    pub snapshot: bool,
+    /// End after this many looks beyond the first.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub looks: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl skep maps top flows counts value.packets
+  kubectl skep maps top flows counts value.bytes --limit 5 --interval 2s --node node-7
+
+On a terminal the table is drawn anew after every look; elsewhere one follows the other. Which entries grow most is found
+out on the nodes.")]
+pub struct MapsTop {
+    /// The program.
+    #[arg(value_parser = program)]
+    pub name: String,
+    /// The map's name in the object.
+    pub map: String,
+    /// The member that grows, e.g. value.packets; value, where it is a number itself.
+    #[arg(default_value = "value")]
+    pub member: String,
+    /// Only on this node; default: every node that runs the program.
+    #[arg(long, conflicts_with = "socket")]
+    pub node: Option<String>,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t = TopFormat::Table)]
+    pub output: TopFormat,
+    /// Between two looks, at least 100ms.
+    #[arg(long, value_name = "DURATION", value_parser = interval, default_value = "1s")]
+    pub interval: Duration,
+    /// Only entries that satisfy this, found out on the node: docs/filter.md.
+    #[arg(long, value_name = "CONDITION")]
+    pub filter: Option<String>,
+    /// How many entries.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub limit: u64,
+    /// End after this many tables.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub looks: Option<u64>,
+}
+
+/// A number with a unit; without one, seconds.
+fn interval(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no interval; write 500ms, 2s or 1m, at least 100ms and at most 1h");
+    let seconds = text.parse::<u64>().map(Duration::from_secs);
+    let given =
+        seconds.or_else(|_| Duration::try_from(text.parse::<jiff::SignedDuration>().map_err(drop)?).map_err(drop));
+    let fits = |given: &Duration| (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(given);
+    given.ok().filter(fits).ok_or_else(wrong)
 }
 
 /// Where a map is written: on a node's own socket there is no choice.

@@ -11,7 +11,7 @@ use skep_proto::v1::{
     DeleteMapEntriesRequest, DeleteMapEntriesResponse, DumpMapRequest, End, EventFrame, HookReport, ListMapsRequest,
     ListMapsResponse, ListProgramsRequest, ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame,
     MapInfo, MapSchema, ProgramRef, ProgramReport, RawEntries, State, TailEventsRequest, TargetFailure,
-    UpdateMapRequest, UpdateMapResponse, map_frame::Frame,
+    UpdateMapRequest, UpdateMapResponse, WatchMapRequest, map_frame::Frame,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -153,6 +153,12 @@ impl Inspector for Service {
         let frames = [Frame::Schema(schema), Frame::Raw(raw), Frame::End(end)];
         let frames = frames.map(|frame| Ok(MapFrame { frame: Some(frame) }));
         Ok(Response::new(Box::pin(tokio_stream::iter(frames))))
+    }
+
+    type WatchMapStream = Self::DumpMapStream;
+
+    async fn watch_map(&self, _: Request<WatchMapRequest>) -> Result<Response<Self::WatchMapStream>, Status> {
+        Err(Status::unimplemented("not asked for"))
     }
 
     async fn lookup_map(&self, _: Request<LookupMapRequest>) -> Result<Response<LookupMapResponse>, Status> {

@@ -18,14 +18,22 @@ const ETH_HEADER: usize = 14;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// Addresses and ports in network byte order.
+/// By its name whoever reads the map knows it as an IPv4 address, in network byte order.
+#[allow(non_camel_case_types, reason = "the kernel's own name (docs/decode.md)")]
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct in_addr {
+    pub s_addr: [u8; 4],
+}
+
+/// Ports in host byte order.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct FlowKey {
-    pub source: [u8; 4],
-    pub destination: [u8; 4],
-    pub source_port: [u8; 2],
-    pub destination_port: [u8; 2],
+    pub source: in_addr,
+    pub destination: in_addr,
+    pub source_port: u16,
+    pub destination_port: u16,
     pub proto: u32,
 }
 
@@ -97,8 +105,8 @@ fn flow(ctx: &TcContext) -> Option<FlowKey> {
     Some(FlowKey {
         source: ctx.load(ETH_HEADER + 12).ok()?,
         destination: ctx.load(ETH_HEADER + 16).ok()?,
-        source_port: ctx.load(ports).ok()?,
-        destination_port: ctx.load(ports + 2).ok()?,
+        source_port: u16::from_be(ctx.load(ports).ok()?),
+        destination_port: u16::from_be(ctx.load(ports + 2).ok()?),
         proto: u32::from(proto),
     })
 }

@@ -4,6 +4,7 @@
 mod dump;
 mod events;
 mod line;
+mod watch;
 mod write;
 
 use std::pin::Pin;
@@ -18,7 +19,8 @@ use skep_proto::v1::inspector_server::Inspector;
 use skep_proto::v1::{
     DeleteMapEntriesRequest, DeleteMapEntriesResponse, DumpMapRequest, ListMapsRequest, ListMapsResponse,
     ListProgramsRequest, ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, ProgramRef,
-    ProgramReport, TailEventsRequest, UpdateMapRequest, UpdateMapResponse, datum::Datum, lookup_map_request::Key,
+    ProgramReport, TailEventsRequest, UpdateMapRequest, UpdateMapResponse, WatchMapRequest, datum::Datum,
+    lookup_map_request::Key,
 };
 use skep_proto::value::from_json;
 use tokio::sync::mpsc;
@@ -40,7 +42,7 @@ const QUEUE: usize = 4;
 pub const READ_AT_ONCE: usize = 8;
 
 /// Implements the service.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct InspectorService {
     pub shared: Arc<Shared>,
     pub host: Arc<Host>,
@@ -75,6 +77,14 @@ impl InspectorService {
         };
         let (host, uid, map, id) = (self.host.clone(), report.uid.clone(), map.to_owned(), known.id);
         blocking(move || open_map(&host, &uid, &map, id)).await.map_err(failed)?
+    }
+
+    /// Opens a map whose entries can be listed.
+    async fn open_entries(&self, report: &ProgramReport, map: &str) -> Result<MapReader, Status> {
+        let reader = self.open(report, map).await?;
+        let Some(why) = reader.refusal() else { return Ok(reader) };
+        let message = format!("map {map}, a {}, cannot be dumped: {why}", type_name(reader.info().map_type));
+        Err(refuse(Code::FailedPrecondition, Reason::KernelUnsupported, message))
     }
 }
 
@@ -147,15 +157,24 @@ impl Inspector for InspectorService {
         self.authorizer.check(&request, &namespace, GET_MAPS).await?;
         let request = request.into_inner();
         let report = self.report(request.program.as_ref())?;
-        let reader = self.open(&report, &request.map).await?;
-        if let Some(why) = reader.refusal() {
-            let message =
-                format!("map {}, a {}, cannot be dumped: {why}", request.map, type_name(reader.info().map_type));
-            return Err(refuse(Code::FailedPrecondition, Reason::KernelUnsupported, message));
-        }
+        let reader = self.open_entries(&report, &request.map).await?;
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let dump = dump::Dump::new(&request, &reader, sender)?;
+        let dump = dump::Dump::new(&request, &reader, dump::Client::new(sender))?;
         tokio::spawn(dump.run(self.line.clone(), report, request.map, reader));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    type WatchMapStream = Self::DumpMapStream;
+
+    async fn watch_map(&self, request: Request<WatchMapRequest>) -> Result<Response<Self::WatchMapStream>, Status> {
+        let program = request.get_ref().program.clone().unwrap_or_default();
+        self.authorizer.check(&request, &program.namespace, GET_MAPS).await?;
+        let request = request.into_inner();
+        let report = self.report(request.program.as_ref())?;
+        let reader = self.open_entries(&report, &request.map).await?;
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let watch = watch::Watch::new(request, &reader, dump::Client::new(sender))?;
+        tokio::spawn(watch.run(self.clone(), program, reader));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 

@@ -145,6 +145,13 @@ impl Member {
         plain(&self.field).decode(values.get(self.root)?).as_f64()
     }
 
+    /// How much it grew from one pair of values to the other; whole numbers without rounding.
+    pub fn growth(&self, before: &[&[u8]], after: &[&[u8]]) -> Option<f64> {
+        let field = plain(&self.field);
+        let of = |values: &[&[u8]]| values.get(self.root).map(|bytes| field.decode(bytes));
+        difference(&of(before)?, &of(after)?)
+    }
+
     /// Which of the values it is in.
     pub fn root(&self) -> usize {
         self.root
@@ -153,6 +160,19 @@ impl Member {
     /// Whether it has numbers.
     pub fn is_number(&self) -> bool {
         is_number(&plain(&self.field).desc)
+    }
+}
+
+/// What has to be added to a number for the other one. Beyond 64 bits they are decoded as text.
+pub(super) fn difference(before: &Value, after: &Value) -> Option<f64> {
+    let whole = |value: &Value| match value {
+        Value::Number(number) => number.as_i128(),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    match (whole(before), whole(after)) {
+        (Some(before), Some(after)) => after.checked_sub(before).map(|difference| difference as f64),
+        _ => Some(after.as_f64()? - before.as_f64()?),
     }
 }
 

@@ -10,6 +10,7 @@ pub mod encode;
 pub mod ext;
 pub mod filter;
 pub mod format;
+pub mod rate;
 pub mod sanitize;
 
 use crate::bytes::{Reader, cstr};

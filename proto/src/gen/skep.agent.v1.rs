@@ -89,7 +89,8 @@ pub struct ApplyRequest {
     pub revision: ::prost::alloc::string::String,
     #[prost(string, tag = "7")]
     pub load: ::prost::alloc::string::String,
-    /// "sha256:\<64 hex>": the manifest to run.
+    /// "sha256:\<64 hex>": the manifest to run. Empty while the reference does not resolve: what ran before is looked after,
+    /// and suspended if the spec says so.
     #[prost(string, tag = "8")]
     pub digest: ::prost::alloc::string::String,
     /// The group and version of `spec_json`, e.g. "skep.dev/v1alpha1".
@@ -101,6 +102,17 @@ pub struct ApplyRequest {
     /// Used for pulling, kept in memory only.
     #[prost(message, repeated, tag = "11")]
     pub credentials: ::prost::alloc::vec::Vec<RegistryCredential>,
+    /// Why `digest` is empty.
+    #[prost(message, optional, tag = "12")]
+    pub unresolved: ::core::option::Option<Unresolved>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Unresolved {
+    /// From the closed list of reasons.
+    #[prost(string, tag = "1")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub message: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RegistryCredential {
@@ -989,7 +1001,7 @@ pub struct DumpMapRequest {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MapFrame {
-    #[prost(oneof = "map_frame::Frame", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "map_frame::Frame", tags = "1, 2, 3, 4, 5, 6")]
     pub frame: ::core::option::Option<map_frame::Frame>,
 }
 /// Nested message and enum types in `MapFrame`.
@@ -1007,6 +1019,9 @@ pub mod map_frame {
         /// Before the schema: a node reads eight maps at once, and others wait.
         #[prost(message, tag = "5")]
         Queued(super::Queued),
+        /// WatchMap only.
+        #[prost(message, tag = "6")]
+        Changes(super::Changes),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1211,9 +1226,9 @@ pub struct DecodedEntry {
     #[prost(message, optional, tag = "2")]
     pub value: ::core::option::Option<::prost_types::Value>,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct End {
-    /// Entries sent.
+    /// Entries sent; WatchMap: looks.
     #[prost(uint64, tag = "1")]
     pub count: u64,
     #[prost(uint64, tag = "2")]
@@ -1224,6 +1239,89 @@ pub struct End {
     /// Entries looked at.
     #[prost(uint64, tag = "4")]
     pub read: u64,
+    /// WatchMap: "looks", or that the map or its program went.
+    #[prost(string, tag = "5")]
+    pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchMapRequest {
+    #[prost(message, optional, tag = "1")]
+    pub program: ::core::option::Option<ProgramRef>,
+    #[prost(string, tag = "2")]
+    pub map: ::prost::alloc::string::String,
+    /// True: entries come as JSON-like values with their rates, decoded by BTF on the node; false: packed bytes after a schema.
+    #[prost(bool, tag = "3")]
+    pub decode: bool,
+    /// Between two looks, at least 100 ms. 0: change-driven, every 100 ms while something changes and up to once a second while
+    /// nothing does; then looks without a change are not told.
+    #[prost(uint32, tag = "4")]
+    pub interval_ms: u32,
+    /// Only entries that satisfy this, evaluated on the node (docs/filter.md). One that does not any more is gone.
+    #[prost(string, tag = "5")]
+    pub filter: ::prost::alloc::string::String,
+    /// Only those entries in which this member, e.g. `value.packets`, grew most, in that order; how many is said by `limit`.
+    /// Of a per-CPU map its sum.
+    #[prost(string, tag = "6")]
+    pub top: ::prost::alloc::string::String,
+    /// At most this many changed entries of each look; 0: all.
+    #[prost(uint64, tag = "7")]
+    pub limit: u64,
+    /// True: the first look's entries come too, all of them as added. False: it says how many there are.
+    #[prost(bool, tag = "8")]
+    pub snapshot: bool,
+    /// Ends after this many looks beyond the first; 0: when the client goes, or the map.
+    #[prost(uint64, tag = "9")]
+    pub looks: u64,
+}
+/// What one look found to be another than the look before. A look may take several frames.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Changes {
+    /// Its number since the schema. The first has 0, and is compared with nothing.
+    #[prost(uint64, tag = "1")]
+    pub look: u64,
+    /// Since the look before.
+    #[prost(uint64, tag = "2")]
+    pub elapsed_us: u64,
+    /// Entries in the map (that satisfy the filter).
+    #[prost(uint64, tag = "3")]
+    pub total: u64,
+    /// Entries that are new or changed, and entries that are gone, in this whole look: those left out by `limit` or `top` too.
+    #[prost(uint64, tag = "4")]
+    pub changed: u64,
+    #[prost(uint64, tag = "5")]
+    pub removed: u64,
+    /// More frames of this look follow.
+    #[prost(bool, tag = "6")]
+    pub more: bool,
+    /// New and changed entries, with what they hold now.
+    #[prost(message, optional, tag = "7")]
+    pub entries: ::core::option::Option<RawEntries>,
+    /// What they held before: as many values, zeroes for new ones.
+    #[prost(bytes = "bytes", tag = "8")]
+    pub before: ::prost::bytes::Bytes,
+    /// Which of the frame's entries are new, by index.
+    #[prost(uint32, repeated, tag = "9")]
+    pub added: ::prost::alloc::vec::Vec<u32>,
+    /// Keys of entries that are gone; with `top` none.
+    #[prost(bytes = "bytes", tag = "10")]
+    pub gone: ::prost::bytes::Bytes,
+    /// Instead of the four above, where `decode` was asked for.
+    #[prost(message, repeated, tag = "11")]
+    pub decoded: ::prost::alloc::vec::Vec<DecodedChange>,
+    #[prost(message, repeated, tag = "12")]
+    pub decoded_gone: ::prost::alloc::vec::Vec<::prost_types::Value>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DecodedChange {
+    #[prost(message, optional, tag = "1")]
+    pub key: ::core::option::Option<::prost_types::Value>,
+    #[prost(message, optional, tag = "2")]
+    pub value: ::core::option::Option<::prost_types::Value>,
+    #[prost(bool, tag = "3")]
+    pub added: bool,
+    /// What its numbers grew by, per second, in the shape of the value; per-CPU maps: a list.
+    #[prost(message, optional, tag = "4")]
+    pub rates: ::core::option::Option<::prost_types::Value>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LookupMapRequest {
@@ -1578,6 +1676,22 @@ pub mod inspector_client {
             req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "DumpMap"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// What changes in a map: looks at an interval, each compared on the node with the one before. Schema first (again, if the
+        /// map is replaced by another one), then Changes, then End.
+        pub async fn watch_map(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchMapRequest>,
+        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::MapFrame>>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/skep.agent.v1.Inspector/WatchMap");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "WatchMap"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         pub async fn lookup_map(
             &mut self,
             request: impl tonic::IntoRequest<super::LookupMapRequest>,
@@ -1666,6 +1780,16 @@ pub mod inspector_server {
             &self,
             request: tonic::Request<super::DumpMapRequest>,
         ) -> std::result::Result<tonic::Response<Self::DumpMapStream>, tonic::Status>;
+        /// Server streaming response type for the WatchMap method.
+        type WatchMapStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::MapFrame, tonic::Status>>
+            + std::marker::Send
+            + 'static;
+        /// What changes in a map: looks at an interval, each compared on the node with the one before. Schema first (again, if the
+        /// map is replaced by another one), then Changes, then End.
+        async fn watch_map(
+            &self,
+            request: tonic::Request<super::WatchMapRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchMapStream>, tonic::Status>;
         async fn lookup_map(
             &self,
             request: tonic::Request<super::LookupMapRequest>,
@@ -1841,6 +1965,35 @@ pub mod inspector_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DumpMapSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.agent.v1.Inspector/WatchMap" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchMapSvc<T: Inspector>(pub Arc<T>);
+                    impl<T: Inspector> tonic::server::ServerStreamingService<super::WatchMapRequest> for WatchMapSvc<T> {
+                        type Response = super::MapFrame;
+                        type ResponseStream = T::WatchMapStream;
+                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::WatchMapRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Inspector>::watch_map(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchMapSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)

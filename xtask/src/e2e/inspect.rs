@@ -10,6 +10,38 @@ use super::{Cluster, NODE_NAME};
 use crate::install::{NAMESPACE, chart, until};
 use crate::step;
 
+/// What changes in a map is told as it changes, and what grows most is a table.
+pub fn watched(c: &Cluster) -> Result<()> {
+    c.place.apply(&c.place.example("exec-events")?)?;
+    c.ready("exec-events")?;
+    let watch = |args: &[&str]| {
+        let mut watch = c.place.kubectl_skep(&[&["maps"], args, &["-n", "default", "-o", "json"]].concat());
+        watch.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+    };
+    let changes =
+        watch(&["watch", "exec-events", "execs", "--filter", "key == ls", "--interval", "1s", "--looks", "8"])?;
+    let top = watch(&["top", "exec-events", "execs", "--looks", "4", "--interval", "2s", "--limit", "50"])?;
+    for _ in 0..8 {
+        c.exec("web", "for i in 1 2 3; do /bin/ls / > /dev/null; done")?;
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    let lines = |child: std::process::Child| -> Result<Vec<Value>> {
+        let output = child.wait_with_output()?;
+        let (text, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        ensure!(output.status.success(), "{text} {said}");
+        Ok(text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+    };
+    let (changes, tables) = (lines(changes)?, lines(top)?);
+    ensure!(!changes.is_empty(), "nothing was told of what changed");
+    for change in &changes {
+        ensure!(change["node"] == NODE_NAME && change["key"] == "ls", "it was not asked for: {change}");
+        ensure!(change["rates"].as_f64().is_some_and(|rate| rate > 0.0), "{change}");
+    }
+    let mut rows = tables.iter().filter_map(Value::as_array).flatten();
+    ensure!(rows.any(|row| row["key"] == "ls" && row["rate"].as_f64() > Some(0.0)), "ls grows: {tables:?}");
+    Ok(())
+}
+
 /// Maps are written by who may, which is said in an Event; records are followed while they are written.
 pub fn written_and_followed(c: &Cluster) -> Result<()> {
     c.place.apply(&c.place.example("exec-log")?)?;

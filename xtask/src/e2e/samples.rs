@@ -9,8 +9,7 @@ use super::Cluster;
 use crate::install::until;
 
 fn flow_to(key: &Value, address: &str) -> bool {
-    let octets = address.parse::<std::net::Ipv4Addr>().map(|a| serde_json::json!(a.octets()));
-    octets.is_ok_and(|octets| key["destination"] == octets)
+    key["destination"] == address
 }
 
 fn any(_: &Value) -> bool {
@@ -52,7 +51,10 @@ pub fn tcx_flows(c: &Cluster) -> Result<()> {
     let unselected = c.sum("tcx-flows", "flows", "packets", |key| flow_to(key, &other))?;
     ensure!(unselected == 0, "{unselected} packets into a pod that is not selected counted");
     talk(c, "other", &web, 3)?;
-    until("packets into the selected pod are counted", Duration::from_secs(10), || Ok(packets()? >= before + 3))
+    until("packets into the selected pod are counted", Duration::from_secs(10), || {
+        let selected = c.sum("tcx-flows", "flows", "packets", |key| flow_to(key, &web))?;
+        Ok(packets()? >= before + 3 && selected >= 3)
+    })
 }
 
 pub fn exec_events(c: &Cluster) -> Result<()> {

@@ -125,7 +125,10 @@ fn push(part: &Part, reference: &str, certificates: Option<&Certificates>, plain
         skopeo.arg("--dest-tls-verify=false");
     }
     skopeo.arg(format!("oci-archive:{}", archive(part).display())).arg(format!("docker://{reference}"));
-    step::run(&format!("push {}", part.name), &mut skopeo)?;
+    step::run(&format!("push {}", part.name), &mut skopeo).map_err(|e| {
+        let private = certificates.is_none() && format!("{e:#}").contains("unknown authority");
+        if private { e.context("the registry's certificate is of a private authority: add --ca ca.crt") } else { e }
+    })?;
     println!("{reference}");
     Ok(())
 }

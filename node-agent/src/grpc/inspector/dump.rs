@@ -14,7 +14,7 @@ use skep_proto::v1::{
 };
 use skep_proto::value::from_json;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::Status;
 
 use super::{Line, failed, map_info};
@@ -30,7 +30,7 @@ const TOP: usize = 8 << 20;
 
 /// What is wanted of a map.
 pub struct Dump {
-    sender: mpsc::Sender<Result<MapFrame, Status>>,
+    client: Client,
     decode: bool,
     limit: u64,
     filter: Option<Filter>,
@@ -41,50 +41,37 @@ pub struct Dump {
 
 impl Dump {
     /// Checks what is asked for against the map's types.
-    pub fn new(
-        request: &DumpMapRequest,
-        reader: &MapReader,
-        sender: mpsc::Sender<Result<MapFrame, Status>>,
-    ) -> Result<Self, Status> {
-        let roots = [("key", &reader.key), ("value", &reader.value)];
-        let filter = match request.filter.as_str() {
-            "" => None,
-            text => Some(Filter::parse(text, &roots).map_err(|e| Status::invalid_argument(e.to_string()))?),
-        };
+    pub fn new(request: &DumpMapRequest, reader: &MapReader, client: Client) -> Result<Self, Status> {
+        let filter = filter(&request.filter, reader)?;
         let top = match request.top.as_str() {
             "" => None,
             path => Some(Top::new(path, request.limit, reader)?),
         };
-        Ok(Dump { sender, decode: request.decode, limit: request.limit, filter, top, sent: 0, seen: 0 })
+        Ok(Dump { client, decode: request.decode, limit: request.limit, filter, top, sent: 0, seen: 0 })
     }
 
     /// Waits for its turn, and reads. Ends when all is read, when the client is gone, or when it does not read any more.
     pub async fn run(mut self, line: Arc<Line>, report: ProgramReport, map: String, reader: MapReader) {
-        let sender = self.sender.clone();
-        let tell = |before| {
-            let queued = MapFrame { frame: Some(Frame::Queued(Queued { before })) };
-            let sender = &sender;
-            async move { sender.send(Ok(queued)).await.is_ok() }
-        };
-        let Some(place) = line.enter(tell).await else { return };
+        let client = self.client.clone();
+        let Some(place) = client.wait(&line).await else { return };
         let read = blocking(move || {
             self.read(&report, &map, &reader);
             drop(place);
         });
         if let Err(error) = read.await {
-            let _gone = sender.send(Err(failed(error))).await;
+            client.tell(Err(failed(error))).await;
         }
     }
 
     /// Blocks.
     fn read(&mut self, report: &ProgramReport, map: &str, reader: &MapReader) {
         let start = Instant::now();
-        if !self.send(Frame::Schema(schema(report, map, reader))) {
+        if !self.client.put(Frame::Schema(schema(report, map, reader))) {
             return;
         }
         let result = reader.read(|keys, values| self.portion(reader, keys, values));
         if let Err(e) = result {
-            self.put(Err(failed(format!("map {map}: {e}"))));
+            self.client.end(Err(failed(format!("map {map}: {e}"))));
             return;
         }
         if let Some(top) = self.top.take() {
@@ -94,7 +81,7 @@ impl Dump {
             }
         }
         let elapsed_us = start.elapsed().as_micros() as u64;
-        self.send(Frame::End(End { count: self.sent, elapsed_us, raced: 0, read: self.seen }));
+        self.client.put(Frame::End(End { count: self.sent, elapsed_us, read: self.seen, ..End::default() }));
     }
 
     /// Packed entries as the kernel gave them; false when there is no more to do.
@@ -142,7 +129,7 @@ impl Dump {
             let first = index * at_once;
             let keys = &keys[first * key_len..(first + count) * key_len];
             self.sent += count as u64;
-            self.send(self.frame(reader, count, keys, values))
+            self.client.put(self.frame(reader, count, keys, values))
         })
     }
 
@@ -157,16 +144,58 @@ impl Dump {
         });
         Frame::Decoded(DecodedEntries { entries: decoded.collect() })
     }
+}
 
-    fn send(&self, frame: Frame) -> bool {
-        self.put(Ok(MapFrame { frame: Some(frame) }))
+/// Who reads a stream of a map.
+#[derive(Clone, Debug)]
+pub struct Client(mpsc::Sender<Result<MapFrame, Status>>);
+
+impl Client {
+    pub fn new(sender: mpsc::Sender<Result<MapFrame, Status>>) -> Self {
+        Client(sender)
     }
 
-    /// False when the client is gone, or did not read for a while: its place is somebody else's.
-    fn put(&self, frame: Result<MapFrame, Status>) -> bool {
-        let sent = tokio::time::timeout(STALLED, self.sender.send(frame));
-        matches!(Handle::current().block_on(sent), Ok(Ok(())))
+    /// A place among those who read, when it is its turn; `None` when the client is gone.
+    pub async fn wait(&self, line: &Line) -> Option<OwnedSemaphorePermit> {
+        let tell = |before| self.tell(Ok(MapFrame { frame: Some(Frame::Queued(Queued { before })) }));
+        line.enter(tell).await
     }
+
+    /// False when it is gone, or did not read for a while: its place is somebody else's.
+    pub async fn tell(&self, frame: Result<MapFrame, Status>) -> bool {
+        matches!(tokio::time::timeout(STALLED, self.0.send(frame)).await, Ok(Ok(())))
+    }
+
+    /// Returns when it is gone.
+    pub async fn gone(&self) {
+        self.0.closed().await;
+    }
+
+    /// The same as `tell`. Blocks.
+    pub fn put(&self, frame: Frame) -> bool {
+        self.end(Ok(MapFrame { frame: Some(frame) }))
+    }
+
+    fn end(&self, frame: Result<MapFrame, Status>) -> bool {
+        Handle::current().block_on(self.tell(frame))
+    }
+}
+
+/// A condition on a map's entries; `None` where there is none.
+pub fn filter(text: &str, reader: &MapReader) -> Result<Option<Filter>, Status> {
+    let roots = [("key", &reader.key), ("value", &reader.value)];
+    match text {
+        "" => Ok(None),
+        text => Filter::parse(text, &roots).map(Some).map_err(|e| Status::invalid_argument(e.to_string())),
+    }
+}
+
+/// A member of a map's entries that has numbers.
+pub fn member(path: &str, reader: &MapReader) -> Result<Member, Status> {
+    let roots = [("key", &reader.key), ("value", &reader.value)];
+    let invalid = |why: String| Status::invalid_argument(format!("top: {why}"));
+    let member = Member::parse(path, &roots).map_err(|e| invalid(e.to_string()))?;
+    if member.is_number() { Ok(member) } else { Err(invalid(format!("{path} is no number"))) }
 }
 
 /// What the bytes of a map mean.
@@ -182,7 +211,7 @@ pub fn schema(report: &ProgramReport, map: &str, reader: &MapReader) -> MapSchem
 }
 
 /// Keys and values of packed entries. Queues and stacks have no keys.
-fn entries<'a>(reader: &MapReader, keys: &'a [u8], values: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+pub fn entries<'a>(reader: &MapReader, keys: &'a [u8], values: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
     let key_len = reader.info().key_size as usize;
     let keyed = values.chunks_exact(reader.entry_len().max(1)).enumerate();
     keyed.map(move |(i, value)| (keys.get(i * key_len..(i + 1) * key_len).unwrap_or(&[]), value))
@@ -205,11 +234,7 @@ struct Ranked {
 impl Top {
     fn new(path: &str, most: u64, reader: &MapReader) -> Result<Self, Status> {
         let invalid = |why: String| Status::invalid_argument(format!("top: {why}"));
-        let roots = [("key", &reader.key), ("value", &reader.value)];
-        let member = Member::parse(path, &roots).map_err(|e| invalid(e.to_string()))?;
-        if !member.is_number() {
-            return Err(invalid(format!("{path} is no number")));
-        }
+        let member = member(path, reader)?;
         let room = (TOP / (reader.info().key_size as usize + reader.entry_len()).max(1)) as u64;
         match most {
             0 => Err(invalid("how many is said by limit".into())),
