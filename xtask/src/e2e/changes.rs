@@ -64,6 +64,23 @@ pub fn suspend_resume_restart(c: &Cluster) -> Result<()> {
     let resumed = packets()?;
     ensure!(resumed >= still + 3, "a resumed program counts: {still} became {resumed}");
 
+    // Nor does whoever wants it off its hooks wait for a tag that is not there.
+    let image = c.program(NAME)?["spec"]["image"]["reference"].as_str().unwrap_or_default().to_owned();
+    let patch = |reference: &str| {
+        let patch = format!("{{\"spec\": {{\"image\": {{\"reference\": \"{reference}\"}}}}}}");
+        c.kubectl(&["patch", "ebpf", NAME, "--type=merge", "-p", &patch])
+    };
+    patch(&format!("{}/nobody-pushed-it:v1", c.place.registry))?;
+    bad_input::expect(c, NAME, "ImageNotFound", "the registry does not have it")?;
+    shown("what ran runs on", &before)?;
+    skep("suspend")?;
+    shown("off its hooks", &(before.0.clone(), 0))?;
+    skep("resume")?;
+    shown("on its hooks again", &before)?;
+    patch(&image)?;
+    bad_input::expect(c, NAME, "Ready", "")?;
+    shown("as before, of the same load", &before)?;
+
     let revision = c.program(NAME)?["status"]["revision"].clone();
     skep("restart")?;
     until("the new revision is Ready", Duration::from_secs(20), || {
