@@ -5,9 +5,9 @@ use std::time::Duration;
 use kube::api::Portforwarder;
 use skep_proto::v1::inspector_client::InspectorClient;
 use skep_proto::v1::{
-    DeleteMapEntriesRequest, DeleteMapEntriesResponse, DumpMapRequest, EventFrame, ListMapsRequest,
-    ListProgramsRequest, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, ProgramRef, ProgramReport,
-    TailEventsRequest, UpdateMapRequest, WatchMapRequest,
+    DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DumpMapRequest, EventFrame, FunctionFacts, ListMapsRequest,
+    ListProgramsRequest, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, ProgramRef, ProgramReport, StatsFrame,
+    TailEventsRequest, UpdateMapRequest, WatchMapRequest, WatchStatsRequest,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -97,6 +97,21 @@ impl Agent {
         let mut client = self.inspector.clone();
         let asked = async { Ok(client.dump_map(request).await?.into_inner()) };
         within(self.timeout, "asking for the map", asked).await
+    }
+
+    /// What the kernel says of the functions of a program, or of all of a namespace.
+    pub async fn functions(&self, namespace: &str, name: &str) -> Result<Vec<FunctionFacts>, Error> {
+        let mut client = self.inspector.clone();
+        let request = DescribeProgramsRequest { namespace: namespace.to_owned(), name: name.to_owned() };
+        let asked = async { Ok(client.describe_programs(request).await?.into_inner().functions) };
+        within(self.timeout, "asking for the node's functions", asked).await
+    }
+
+    /// How often they run.
+    pub async fn stats(&self, request: WatchStatsRequest) -> Result<Streaming<StatsFrame>, Error> {
+        let mut client = self.inspector.clone();
+        let asked = async { Ok(client.watch_stats(request).await?.into_inner()) };
+        within(self.timeout, "asking for statistics", asked).await
     }
 
     /// What changes in a map.

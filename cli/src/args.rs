@@ -1,12 +1,14 @@
 //! The command line.
 
 mod maps;
+mod prog;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::prog::{Prog, ProgCommand, ProgLs, ProgTop};
 pub use self::maps::{Maps, MapsCommand, MapsDel, MapsDump, MapsGet, MapsLs, MapsSet, MapsTop, MapsWatch, Nodes};
 
 /// eBPF programs, why they are not ready, and what is in their maps, on every node.
@@ -66,6 +68,8 @@ pub enum Command {
     Why(Why),
     /// Look into the maps of programs.
     Maps(Maps),
+    /// See what the kernel says of the functions that run.
+    Prog(Prog),
     /// Print the records that programs write into a ring buffer or perf event array, as they come.
     Events(Events),
     /// Load a program anew on all its nodes, without a gap; maps keep what they hold.

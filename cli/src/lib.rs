@@ -23,11 +23,13 @@ pub mod error;
 pub mod events;
 pub mod get;
 pub mod hint;
+pub mod live;
 pub mod maps;
 pub mod order;
 pub mod output;
 pub mod page;
 pub mod percpu;
+pub mod prog;
 pub mod push;
 pub mod reports;
 pub mod schema;
@@ -39,7 +41,7 @@ pub mod view;
 pub mod watch;
 pub mod why;
 
-use args::{Cli, Command, MapsCommand};
+use args::{Cli, Command, MapsCommand, ProgCommand};
 use change::What;
 use error::Error;
 
@@ -56,6 +58,10 @@ pub async fn run(cli: &Cli) -> Result<(), Error> {
             MapsCommand::Del(del) => edit::del(&cli.global, del).await,
             MapsCommand::Watch(watch) => watch::changes(&cli.global, watch).await,
             MapsCommand::Top(top) => watch::top(&cli.global, top).await,
+        },
+        Command::Prog(prog) => match &prog.command {
+            ProgCommand::Ls(ls) => prog::ls(&cli.global, ls).await,
+            ProgCommand::Top(top) => prog::top(&cli.global, top).await,
         },
         Command::Events(events) => tail::run(&cli.global, events).await,
         Command::Restart(change) => change::run(&cli.global, change, What::Restart).await,

@@ -102,7 +102,7 @@ fn leading<'a>(namespace: (bool, &'a str), node: (bool, &'a str)) -> impl Iterat
 }
 
 /// In the largest unit that leaves a whole part.
-fn bytes(count: u64) -> String {
+pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
     let (mut amount, mut unit) = (count as f64, 0);
     while amount >= 1024.0 && unit + 1 < UNITS.len() {

@@ -1,8 +1,6 @@
 //! `maps watch` and `maps top`: what changes in a map, and what grows fastest in it.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
-use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -16,14 +14,12 @@ use crate::args::{Global, MapsTop, MapsWatch, TopFormat, WatchFormat};
 use crate::columns::{Side, columns};
 use crate::entries::{Entry, unpack};
 use crate::error::Error;
+use crate::live::{self, Live};
 use crate::output::{self, note};
 use crate::percpu;
 use crate::schema::Schema;
 use crate::source::{self, Access};
 use crate::table::Table;
-
-/// From the top left of an empty screen on.
-const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 
 /// One entry of a look.
 #[derive(Debug, PartialEq)]
@@ -79,10 +75,9 @@ pub async fn changes(global: &Global, watch: &MapsWatch) -> Result<(), Error> {
 pub async fn top(global: &Global, top: &MapsTop) -> Result<(), Error> {
     let node = top.node.as_deref();
     let several = global.socket.is_none() && node.is_none();
-    let latest = Mutex::new(BTreeMap::new());
-    let seen = || latest.lock().unwrap_or_else(PoisonError::into_inner);
+    let live = Live::new(several, |seen: &BTreeMap<String, Look>| draw(seen, top, several));
     let asked = source::ask(global, Access::Follow, node, Some(&top.name), |agent, namespace| {
-        let seen = &seen;
+        let live = &live;
         async move {
             let request = WatchMapRequest {
                 program: Some(agent.program(&namespace, &top.name).await?),
@@ -97,38 +92,19 @@ pub async fn top(global: &Global, top: &MapsTop) -> Result<(), Error> {
             let mut growing = Vec::new();
             follow(&agent, request, |schema, frame| {
                 growing.extend(grown(&agent.node, schema, frame, &top.member)?);
-                if !frame.more && frame.look > 0 {
-                    seen().insert(agent.node.clone(), Look { rows: std::mem::take(&mut growing), total: frame.total });
-                    // Alone it decides when; of several nobody waits for the slowest.
-                    if !several {
-                        draw(&seen(), top, several)?;
-                    }
+                if frame.more || frame.look == 0 {
+                    return Ok(());
                 }
-                Ok(())
+                live.tell(&agent.node, Look { rows: std::mem::take(&mut growing), total: frame.total })
             })
             .await
         }
     });
-    let mut asked = std::pin::pin!(asked);
-    let mut ticks = tokio::time::interval(top.interval);
-    let answers = loop {
-        tokio::select! {
-            answers = &mut asked => break answers?,
-            _ = ticks.tick(), if several => {
-                let seen = seen();
-                if !seen.is_empty() {
-                    draw(&seen, top, several)?;
-                }
-            }
-        }
-    };
-    if several {
-        draw(&seen(), top, several)?;
-    }
-    answers.complete()
+    live.run(top.interval, asked).await
 }
 
-fn millis(interval: std::time::Duration) -> u32 {
+/// For a request.
+pub fn millis(interval: std::time::Duration) -> u32 {
     u32::try_from(interval.as_millis()).unwrap_or(u32::MAX)
 }
 
@@ -285,10 +261,9 @@ fn draw(seen: &BTreeMap<String, Look>, top: &MapsTop, several: bool) -> Result<(
     if top.output == TopFormat::Json {
         return output::print(&(serde_json::to_string(&rows).unwrap_or_default() + "\n"));
     }
-    let clear = if std::io::stdout().is_terminal() { CLEAR } else { "" };
     let total: u64 = seen.values().map(|look| look.total).sum();
     let head = format!("{} of {}: {} of {total} entries by {}\n", top.map, top.name, rows.len(), top.member);
-    output::print(&format!("{clear}{head}{}\n", table(&rows, &top.member, several)))
+    live::print(&format!("{head}{}", table(&rows, &top.member, several)))
 }
 
 /// One table for all rows that have the same columns; during a rollout they may not, then one for each kind.

@@ -1,12 +1,13 @@
 //! Reading maps, without changing them.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use serde_json::Value;
 use skep_object::btf::desc::TypeDesc;
 
 use crate::observe::btf_of;
+use crate::sys;
 use crate::sys::map::{MMAPABLE, Map, MapInfo, types};
 use crate::sys::mapping::Mapping;
 
@@ -132,12 +133,7 @@ impl MapReader {
 
     /// What only the descriptor's fdinfo tells.
     pub fn facts(&self) -> MapFacts {
-        let path = format!("/proc/self/fdinfo/{}", self.map.fd().as_raw_fd());
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        let number = |key: &str| {
-            let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
-            line.and_then(|v| v.trim().parse::<u64>().ok()).unwrap_or(0)
-        };
+        let number = |key| sys::fdinfo(self.map.fd(), key).unwrap_or(0);
         MapFacts { memlock: number("memlock"), frozen: number("frozen") != 0 }
     }
 

@@ -78,6 +78,11 @@ impl Host {
         sys::open_pin(&path).map_err(KernelError::io(format!("opening map {map}")))
     }
 
+    /// Opens a program of a load by the name of its pin.
+    pub fn open_program(&self, uid: &str, load: &str, pin: &str) -> Result<OwnedFd, KernelError> {
+        self.program_fd(uid, &ProgramAt { load: load.into(), pin: pin.into() })
+    }
+
     fn kept<'a>(&'a self, uid: &'a str) -> Kept<'a> {
         Kept { bpffs: &self.bpffs, uid }
     }

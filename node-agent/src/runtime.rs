@@ -123,6 +123,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
             authorizer: Arc::new(Authorizer::new(client)),
             events: Arc::default(),
             line: Arc::new(Line::new(READ_AT_ONCE)),
+            counting: Arc::default(),
         }),
     };
     let (socket, on_socket, stop) = (config.places.socket.clone(), services.clone(), cancel.clone());

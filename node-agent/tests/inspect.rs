@@ -12,8 +12,8 @@ use skep_kernel::sys;
 use skep_proto::v1::inspector_client::InspectorClient;
 use skep_proto::v1::update_map_request::Mode;
 use skep_proto::v1::{
-    Changes, Datum, DecodedChange, DeleteMapEntriesRequest, DumpMapRequest, EventEnd, LookupMapRequest, MapEntry,
-    MapFrame, ProgramRef, State, TailEventsRequest, UpdateMapRequest, WatchMapRequest, datum, event_frame,
+    Changes, Datum, DecodedChange, DeleteMapEntriesRequest, DescribeProgramsRequest, DumpMapRequest, EventEnd, LookupMapRequest, MapEntry,
+    MapFrame, ProgramRef, State, StatsFrame, TailEventsRequest, UpdateMapRequest, WatchMapRequest, WatchStatsRequest, datum, event_frame,
     lookup_map_request::Key, map_frame,
 };
 use skep_proto::value::{from_json, to_json};
@@ -350,6 +350,58 @@ async fn a_watch_ends_after_its_looks_and_says_what_it_cannot_do() {
         let status = Watch::open(&node, change).await.map(|_| ()).unwrap_err();
         assert!(status.message().contains(said), "{status}");
     }
+}
+
+#[tokio::test]
+async fn functions_are_described_and_their_runs_counted() {
+    let mut node = Node::start().await;
+    let image = node.push("net", "counter:v1").await;
+    node.write("a.yaml", &manifest("counter", &image, json!({"step": 1})));
+    let report = node.until("counter", |r| r.state() == State::Ready).await;
+    let asked = DescribeProgramsRequest { namespace: "test".into(), name: "counter".into() };
+    let functions = node.inspector().describe_programs(asked).await.unwrap().into_inner().functions;
+    let [facts] = &functions[..] else { panic!("{functions:#?}") };
+    assert_eq!((facts.function.as_str(), facts.r#type.as_str(), facts.id), ("count_xdp", "xdp", report.functions[0].id));
+    assert_eq!(facts.tag, report.functions[0].tag);
+    let link = &facts.links[0];
+    assert_eq!((link.hook.as_str(), link.target.as_str(), link.id), ("xdp", "lo", report.hooks[0].link_ids[0]));
+    let maps: Vec<&str> = facts.maps.iter().map(|map| map.name.as_str()).collect();
+    assert!(maps.contains(&"hits") && maps.contains(&"flows"), "{maps:?}");
+    let loaded: jiff::Timestamp = facts.loaded_at.parse().unwrap();
+    assert!((jiff::Timestamp::now() - loaded).total(jiff::Unit::Second).unwrap().abs() < 60.0, "{loaded}");
+    assert!(facts.memlock > 0 && facts.translated_bytes > 0 && facts.gpl_compatible);
+
+    let asked = WatchStatsRequest { namespace: "test".into(), interval_ms: 100, ..WatchStatsRequest::default() };
+    let mut stream = node.inspector().watch_stats(asked).await.unwrap().into_inner();
+    let runs = |frame: StatsFrame| {
+        assert_eq!(frame.functions.len(), 1);
+        frame.functions[0].stats.unwrap()
+    };
+    let first = stream.message().await.unwrap().unwrap();
+    assert_eq!(first.elapsed_us, 0);
+    let before = runs(first);
+    node.packets(50);
+    let start = Instant::now();
+    loop {
+        let frame = stream.message().await.unwrap().unwrap();
+        assert!(frame.elapsed_us >= 50_000, "{frame:?}");
+        let now = runs(frame);
+        if now.run_count == before.run_count + 50 {
+            assert!(now.run_time_ns > before.run_time_ns);
+            break;
+        }
+        assert!(start.elapsed() < Duration::from_secs(10), "50 runs were {now:?}");
+    }
+    let asked = WatchStatsRequest { namespace: "test".into(), interval_ms: 100, frames: 2, ..WatchStatsRequest::default() };
+    let mut stream = node.inspector().watch_stats(asked).await.unwrap().into_inner();
+    let mut frames = 0;
+    while stream.message().await.unwrap().is_some() {
+        frames += 1;
+    }
+    assert_eq!(frames, 3, "the first, and two more");
+    let asked = WatchStatsRequest { interval_ms: 5, ..WatchStatsRequest::default() };
+    let status = node.inspector().watch_stats(asked).await.map(drop).unwrap_err();
+    assert_eq!(status.message(), "interval_ms 5: at least 100");
 }
 
 /// What a stream has given so far.

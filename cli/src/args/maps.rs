@@ -156,7 +156,7 @@ pub struct MapsTop {
 }
 
 /// A number with a unit; without one, seconds.
-fn interval(text: &str) -> Result<Duration, String> {
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is no interval; write 500ms, 2s or 1m, at least 100ms and at most 1h");
     let seconds = text.parse::<u64>().map(Duration::from_secs);
     let given =

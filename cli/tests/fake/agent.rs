@@ -11,7 +11,7 @@ use skep_proto::v1::{
     DeleteMapEntriesRequest, DeleteMapEntriesResponse, DumpMapRequest, End, EventFrame, HookReport, ListMapsRequest,
     ListMapsResponse, ListProgramsRequest, ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame,
     MapInfo, MapSchema, ProgramRef, ProgramReport, RawEntries, State, TailEventsRequest, TargetFailure,
-    UpdateMapRequest, UpdateMapResponse, WatchMapRequest, map_frame::Frame,
+    UpdateMapRequest, UpdateMapResponse, WatchMapRequest, WatchStatsRequest, StatsFrame, DescribeProgramsRequest, DescribeProgramsResponse, map_frame::Frame,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -153,6 +153,19 @@ impl Inspector for Service {
         let frames = [Frame::Schema(schema), Frame::Raw(raw), Frame::End(end)];
         let frames = frames.map(|frame| Ok(MapFrame { frame: Some(frame) }));
         Ok(Response::new(Box::pin(tokio_stream::iter(frames))))
+    }
+
+    async fn describe_programs(
+        &self,
+        _: Request<DescribeProgramsRequest>,
+    ) -> Result<Response<DescribeProgramsResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    type WatchStatsStream = ReceiverStream<Result<StatsFrame, Status>>;
+
+    async fn watch_stats(&self, _: Request<WatchStatsRequest>) -> Result<Response<Self::WatchStatsStream>, Status> {
+        Err(Status::unimplemented("not asked for"))
     }
 
     type WatchMapStream = Self::DumpMapStream;

@@ -99,6 +99,12 @@ pub(super) struct TestRun {
 
 #[repr(C)]
 #[derive(Debug, Default)]
+pub(super) struct EnableStats {
+    pub stats_type: u32,
+}
+
+#[repr(C)]
+#[derive(Debug, Default)]
 pub(super) struct NextId {
     pub start: u32,
     pub next: u32,

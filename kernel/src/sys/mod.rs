@@ -47,6 +47,7 @@ enum Command {
     LinkUpdate = 29,
     LinkFdById = 30,
     LinkNextId = 31,
+    EnableStats = 32,
     LinkDetach = 34,
 }
 
@@ -172,6 +173,13 @@ pub fn btf_by_id(id: u32) -> io::Result<Vec<u8>> {
     let mut info = BtfInfo { btf: data.as_mut_ptr() as u64, size: info.size, id: 0 };
     info_by_fd(fd, &mut info)?;
     Ok(data)
+}
+
+/// A number that only the descriptor's fdinfo tells.
+pub fn fdinfo(fd: BorrowedFd<'_>, key: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    line?.trim().parse().ok()
 }
 
 /// BPF_OBJ_GET_INFO_BY_FD into a struct laid out like the kernel's.

@@ -6,7 +6,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use skep_object::insn::Insn;
 
-use super::attr::{FdById, ProgLoad, TestRun};
+use super::attr::{EnableStats, FdById, ProgLoad, TestRun};
 use super::{Command, bpf, bpf_fd, field_text, ids, info_by_fd, kernel_name, raw};
 
 /// Bytes of log asked for after a refusal: the kernel keeps the tail, where the reason is (since 6.4; before, it keeps
@@ -95,6 +95,48 @@ impl Load<'_> {
     }
 }
 
+/// enum bpf_prog_type, in its order (Linux 6.18), as bpftool writes them.
+const TYPE_NAMES: [&str; 33] = [
+    "unspec",
+    "socket_filter",
+    "kprobe",
+    "sched_cls",
+    "sched_act",
+    "tracepoint",
+    "xdp",
+    "perf_event",
+    "cgroup_skb",
+    "cgroup_sock",
+    "lwt_in",
+    "lwt_out",
+    "lwt_xmit",
+    "sock_ops",
+    "sk_skb",
+    "cgroup_device",
+    "sk_msg",
+    "raw_tracepoint",
+    "cgroup_sock_addr",
+    "lwt_seg6local",
+    "lirc_mode2",
+    "sk_reuseport",
+    "flow_dissector",
+    "cgroup_sysctl",
+    "raw_tracepoint_writable",
+    "cgroup_sockopt",
+    "tracing",
+    "struct_ops",
+    "ext",
+    "lsm",
+    "sk_lookup",
+    "syscall",
+    "netfilter",
+];
+
+/// The name of a program type, e.g. `sched_cls`.
+pub fn type_name(program_type: u32) -> String {
+    TYPE_NAMES.get(program_type as usize).map_or_else(|| format!("type_{program_type}"), |n| (*n).to_owned())
+}
+
 /// What the kernel says of a program (struct bpf_prog_info).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProgramInfo {
@@ -134,6 +176,87 @@ struct Raw {
     func_info: u64,
     func_info_count: u32,
     line_info_count: u32,
+    line_info: u64,
+    jited_line_info: u64,
+    jited_line_info_count: u32,
+    line_info_size: u32,
+    jited_line_info_size: u32,
+    tag_count: u32,
+    tags: u64,
+    run_time_ns: u64,
+    run_count: u64,
+    recursion_misses: u64,
+    verified_insns: u32,
+    attach_btf_object: u32,
+    attach_btf_id: u32,
+}
+
+/// More of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProgramFacts {
+    pub info: ProgramInfo,
+    /// Nanoseconds since boot.
+    pub loaded_at: u64,
+    pub uid: u32,
+    pub gpl_compatible: bool,
+    /// Bytes of instructions after the verifier, and after the compiler; 0: not compiled.
+    pub translated_len: u32,
+    pub jited_len: u32,
+    pub maps: Vec<u32>,
+    pub btf_id: u32,
+    /// Instructions that the verifier went through, since Linux 5.16.
+    pub verified_insns: u32,
+    pub stats: RunStats,
+}
+
+/// What a program did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunStats {
+    /// Runs, and their time, that were counted: only while somebody has [`count_runs`].
+    pub count: u64,
+    pub time_ns: u64,
+    /// Runs left out since the program was running on that CPU already.
+    pub recursion_misses: u64,
+}
+
+impl Raw {
+    fn stats(&self) -> RunStats {
+        RunStats { count: self.run_count, time_ns: self.run_time_ns, recursion_misses: self.recursion_misses }
+    }
+}
+
+/// All that the kernel says of the program.
+pub fn facts(fd: BorrowedFd<'_>) -> io::Result<ProgramFacts> {
+    let mut r = Raw::default();
+    info_by_fd(fd, &mut r)?;
+    Ok(ProgramFacts {
+        info: info(fd)?,
+        loaded_at: r.load_time,
+        uid: r.uid,
+        gpl_compatible: r.flags & 1 != 0,
+        translated_len: r.xlated_len,
+        jited_len: r.jited_len,
+        maps: map_ids(fd)?,
+        btf_id: r.btf_id,
+        verified_insns: r.verified_insns,
+        stats: r.stats(),
+    })
+}
+
+/// What the program did so far.
+pub fn stats(fd: BorrowedFd<'_>) -> io::Result<RunStats> {
+    let mut r = Raw::default();
+    info_by_fd(fd, &mut r)?;
+    Ok(r.stats())
+}
+
+/// BPF_STATS_RUN_TIME.
+const RUN_TIME: u32 = 0;
+
+/// As long as the descriptor is open, the kernel counts the runs of all programs of the host and their time, which costs
+/// each run some nanoseconds. Since Linux 5.8.
+pub fn count_runs() -> io::Result<OwnedFd> {
+    bpf_fd(Command::EnableStats, &mut EnableStats { stats_type: RUN_TIME })
 }
 
 /// What the kernel says of the program.

@@ -4,6 +4,7 @@
 mod dump;
 mod events;
 mod line;
+mod programs;
 mod watch;
 mod write;
 
@@ -17,9 +18,9 @@ use skep_kernel::dump::MapReader;
 use skep_kernel::sys::map::{MapInfo as KernelMapInfo, type_name};
 use skep_proto::v1::inspector_server::Inspector;
 use skep_proto::v1::{
-    DeleteMapEntriesRequest, DeleteMapEntriesResponse, DumpMapRequest, ListMapsRequest, ListMapsResponse,
+    DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DescribeProgramsResponse, DumpMapRequest, ListMapsRequest, ListMapsResponse,
     ListProgramsRequest, ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, ProgramRef,
-    ProgramReport, TailEventsRequest, UpdateMapRequest, UpdateMapResponse, WatchMapRequest, datum::Datum,
+    ProgramReport, TailEventsRequest, UpdateMapRequest, UpdateMapResponse, WatchMapRequest, WatchStatsRequest, datum::Datum,
     lookup_map_request::Key,
 };
 use skep_proto::value::from_json;
@@ -34,6 +35,7 @@ use crate::actor::Shared;
 use crate::events::Readers;
 use crate::images::blocking;
 pub use line::Line;
+pub use programs::Counting;
 
 /// Frames that wait for a slow reader; then reading the map waits.
 const QUEUE: usize = 4;
@@ -50,6 +52,8 @@ pub struct InspectorService {
     pub events: Arc<Readers>,
     /// Maps that are read at once.
     pub line: Arc<Line>,
+    /// What makes the kernel count runs, as long as somebody watches.
+    pub counting: Arc<Counting>,
 }
 
 /// A program that is not on this node is no secret kept and no map found.
@@ -66,6 +70,14 @@ impl InspectorService {
     fn report(&self, program: Option<&ProgramRef>) -> Result<ProgramReport, Status> {
         let program = program.ok_or_else(|| Status::invalid_argument("program is missing"))?;
         self.shared.reports.find(&program.namespace, &program.name).ok_or_else(|| no_program(program))
+    }
+
+    /// Of a program, or of all of a namespace, or of all.
+    fn reports(&self, namespace: &str, name: &str) -> Vec<ProgramReport> {
+        let mut reports = self.shared.reports.all();
+        let asked = |wanted: &str, is: &str| wanted.is_empty() || wanted == is;
+        reports.retain(|report| asked(namespace, &report.namespace) && asked(name, &report.name));
+        reports
     }
 
     /// Opens a map of what runs.
@@ -132,14 +144,28 @@ impl Inspector for InspectorService {
         Ok(Response::new(ListProgramsResponse { programs }))
     }
 
+    async fn describe_programs(
+        &self,
+        request: Request<DescribeProgramsRequest>,
+    ) -> Result<Response<DescribeProgramsResponse>, Status> {
+        self.authorizer.check(&request, &request.get_ref().namespace, GET_MAPS).await?;
+        let DescribeProgramsRequest { namespace, name } = request.into_inner();
+        let functions = self.functions(&namespace, &name).await?;
+        Ok(Response::new(DescribeProgramsResponse { functions }))
+    }
+
+    type WatchStatsStream = programs::Stats;
+
+    async fn watch_stats(&self, request: Request<WatchStatsRequest>) -> Result<Response<programs::Stats>, Status> {
+        self.authorizer.check(&request, &request.get_ref().namespace, GET_MAPS).await?;
+        self.stats(request.into_inner()).map(Response::new)
+    }
+
     async fn list_maps(&self, request: Request<ListMapsRequest>) -> Result<Response<ListMapsResponse>, Status> {
         self.authorizer.check(&request, &request.get_ref().namespace, GET_MAPS).await?;
         let ListMapsRequest { namespace, name } = request.into_inner();
         let mut maps = Vec::new();
-        for report in self.shared.reports.all() {
-            if !(namespace.is_empty() || report.namespace == namespace) || !(name.is_empty() || report.name == name) {
-                continue;
-            }
+        for report in self.reports(&namespace, &name) {
             for map in &report.maps {
                 // One that went meanwhile is not there any more.
                 if let Ok(reader) = self.open(&report, &map.name).await {

@@ -39,6 +39,21 @@ pub fn watched(c: &Cluster) -> Result<()> {
     }
     let mut rows = tables.iter().filter_map(Value::as_array).flatten();
     ensure!(rows.any(|row| row["key"] == "ls" && row["rate"].as_f64() > Some(0.0)), "ls grows: {tables:?}");
+
+    let functions: Value = serde_json::from_str(&c.skep(&["prog", "ls", "exec-events", "-n", "default", "-o", "json"])?)?;
+    let function = &functions[0];
+    ensure!(function["node"] == NODE_NAME && function["type"] == "tracepoint", "{functions}");
+    ensure!(function["links"][0]["target"].as_str().is_some_and(|t| t.contains("sched_process_exec")), "{function}");
+    let mut top = c.place.kubectl_skep(&["prog", "top", "exec-events", "-n", "default", "-o", "json", "--looks", "6"]);
+    let top = top.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    for _ in 0..5 {
+        c.exec("web", "/bin/ls / > /dev/null")?;
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    let tables = lines(top)?;
+    let mut rows = tables.iter().filter_map(Value::as_array).flatten();
+    let busy = |row: &Value| row["runsPerSecond"].as_f64() > Some(0.0) && row["nsPerRun"].as_f64() > Some(0.0);
+    ensure!(rows.any(busy), "it ran: {tables:?}");
     Ok(())
 }
 

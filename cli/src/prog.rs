@@ -1,0 +1,247 @@
+//! `prog ls` and `prog top`: the functions of programs, as the kernel has them.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use skep_proto::v1::{FunctionFacts, FunctionStats, StatsFrame, WatchStatsRequest};
+
+use crate::args::{Global, MapsFormat, ProgLs, ProgTop, TopFormat};
+use crate::error::Error;
+use crate::live::{self, Live};
+use crate::maps::bytes;
+use crate::output::{self, note};
+use crate::source::{self, Access};
+use crate::table::Table;
+use crate::watch::millis;
+
+/// A function on a node; also the shape of `-o json`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    node: String,
+    namespace: String,
+    program: String,
+    function: String,
+    /// The kernel's id, as in `bpftool prog show id`.
+    id: u32,
+    tag: String,
+    /// The kernel's name of the type: `sched_cls`.
+    #[serde(rename = "type")]
+    type_: String,
+    loaded_at: String,
+    uid: u32,
+    gpl_compatible: bool,
+    /// Bytes of instructions, as the verifier left them.
+    translated_bytes: u32,
+    /// As the CPU runs them; 0: interpreted.
+    jited_bytes: u32,
+    /// Bytes charged.
+    memlock: u64,
+    maps: Vec<Map>,
+    links: Vec<Link>,
+    btf_id: u32,
+    verified_insns: u32,
+    /// As far as anybody watched them.
+    run_count: u64,
+    run_time_ns: u64,
+    recursion_misses: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Map {
+    name: String,
+    id: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Link {
+    id: u32,
+    hook: String,
+    target: String,
+}
+
+impl Row {
+    fn new(node: &str, facts: FunctionFacts) -> Self {
+        let (program, stats) = (facts.program.unwrap_or_default(), facts.stats.unwrap_or_default());
+        let link = |link: skep_proto::v1::FunctionLink| Link { id: link.id, hook: link.hook, target: link.target };
+        Row {
+            node: node.to_owned(),
+            namespace: program.namespace,
+            program: program.name,
+            function: facts.function,
+            id: facts.id,
+            tag: facts.tag,
+            type_: facts.r#type,
+            loaded_at: facts.loaded_at,
+            uid: facts.uid,
+            gpl_compatible: facts.gpl_compatible,
+            translated_bytes: facts.translated_bytes,
+            jited_bytes: facts.jited_bytes,
+            memlock: facts.memlock,
+            maps: facts.maps.into_iter().map(|map| Map { name: map.name, id: map.id }).collect(),
+            links: facts.links.into_iter().map(link).collect(),
+            btf_id: facts.btf_id,
+            verified_insns: facts.verified_insns,
+            run_count: stats.run_count,
+            run_time_ns: stats.run_time_ns,
+            recursion_misses: stats.recursion_misses,
+        }
+    }
+}
+
+/// `prog ls`.
+pub async fn ls(global: &Global, ls: &ProgLs) -> Result<(), Error> {
+    let name = ls.name.as_deref().unwrap_or_default();
+    let asked = |agent: crate::agent::Agent, namespace: String| async move {
+        let functions = agent.functions(&namespace, name).await?;
+        Ok(functions.into_iter().map(|facts| Row::new(&agent.node, facts)).collect::<Vec<_>>())
+    };
+    let answers = source::ask(global, Access::Read, ls.node.as_deref(), ls.name.as_deref(), asked).await?;
+    let mut rows: Vec<&Row> = answers.answers.iter().flatten().collect();
+    let order = |row: &Row| (row.namespace.clone(), row.program.clone(), row.function.clone(), row.node.clone(), row.id);
+    rows.sort_by_cached_key(|row| order(row));
+    if rows.is_empty() && ls.name.is_some() {
+        return Err(Error::Absent(format!("EbpfProgram {name} has nothing loaded there")));
+    }
+    let namespaces = global.socket.is_some() && global.namespace.is_none();
+    match ls.output {
+        MapsFormat::Json => output::print(&output::json(&rows))?,
+        MapsFormat::Yaml => output::print(&output::yaml(&rows))?,
+        MapsFormat::Table if rows.is_empty() => note("no functions found"),
+        MapsFormat::Table => output::print(&render(&rows, namespaces, answers.several))?,
+    }
+    answers.complete()
+}
+
+fn render(rows: &[&Row], namespaces: bool, nodes: bool) -> String {
+    let titles = ["PROGRAM", "FUNCTION", "TYPE", "ID", "TAG", "MEMORY", "INSNS VERIFIED", "LINKS", "LOADED"];
+    let lead = |namespace, node| [(namespaces, namespace), (nodes, node)].into_iter().filter(|(wanted, _)| *wanted);
+    let mut table = Table::new(lead("NAMESPACE", "NODE").map(|(_, title)| title).chain(titles), 0);
+    for row in rows {
+        let numbers = [row.id, row.verified_insns].map(|number| number.to_string());
+        let (memory, links) = (bytes(row.memlock), row.links.len().to_string());
+        // Seconds are enough.
+        let loaded = row.loaded_at.split_once('.').map_or(row.loaded_at.clone(), |(seconds, _)| format!("{seconds}Z"));
+        let [id, verified] = numbers.each_ref().map(String::as_str);
+        let own = [row.program.as_str(), &row.function, &row.type_, id, &row.tag, &memory, verified, &links, &loaded];
+        table.row(lead(row.namespace.as_str(), row.node.as_str()).map(|(_, cell)| cell).chain(own));
+    }
+    table.render()
+}
+
+/// How busy a function is.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Busy {
+    node: String,
+    namespace: String,
+    program: String,
+    function: String,
+    id: u32,
+    runs_per_second: f64,
+    ns_per_run: f64,
+    /// Of one CPU.
+    cpu_percent: f64,
+    /// Since the look before.
+    recursion_misses: u64,
+}
+
+/// `prog top`.
+pub async fn top(global: &Global, top: &ProgTop) -> Result<(), Error> {
+    let (node, name) = (top.node.as_deref(), top.name.as_deref());
+    let several = global.socket.is_none() && node.is_none();
+    let live = Live::new(several, |seen: &BTreeMap<String, Vec<Busy>>| draw(seen, top, several));
+    let asked = source::ask(global, Access::Follow, node, name, |agent, namespace| {
+        let live = &live;
+        async move {
+            let name = name.unwrap_or_default().to_owned();
+            let request =
+                WatchStatsRequest { namespace, name, interval_ms: millis(top.interval), frames: top.looks.unwrap_or(0) };
+            let mut stream = agent.stats(request).await?;
+            let mut before = Vec::new();
+            while let Some(frame) = stream.message().await? {
+                if frame.elapsed_us > 0 {
+                    live.tell(&agent.node, busy(&agent.node, &before, &frame))?;
+                }
+                before = frame.functions;
+            }
+            match top.looks {
+                Some(_) => Ok(()),
+                None => Err(Error::Agent(format!("{}: the stream ended too early", agent.node))),
+            }
+        }
+    });
+    live.run(top.interval, asked).await
+}
+
+/// What happened between two frames. A function that is new in the second has nothing to be compared with.
+fn busy(node: &str, before: &[FunctionStats], frame: &StatsFrame) -> Vec<Busy> {
+    let seconds = frame.elapsed_us as f64 / 1e6;
+    let of = |now: &FunctionStats| {
+        let was = before.iter().find(|was| was.id == now.id)?.stats.unwrap_or_default();
+        let (is, program) = (now.stats.unwrap_or_default(), now.program.clone().unwrap_or_default());
+        let runs = is.run_count.saturating_sub(was.run_count) as f64;
+        let time = is.run_time_ns.saturating_sub(was.run_time_ns) as f64;
+        Some(Busy {
+            node: node.to_owned(),
+            namespace: program.namespace,
+            program: program.name,
+            function: now.function.clone(),
+            id: now.id,
+            runs_per_second: runs / seconds,
+            ns_per_run: if runs > 0.0 { time / runs } else { 0.0 },
+            cpu_percent: time / seconds / 1e7,
+            recursion_misses: is.recursion_misses.saturating_sub(was.recursion_misses),
+        })
+    };
+    frame.functions.iter().filter_map(of).collect()
+}
+
+fn draw(seen: &BTreeMap<String, Vec<Busy>>, top: &ProgTop, several: bool) -> Result<(), Error> {
+    let mut rows: Vec<&Busy> = seen.values().flatten().collect();
+    rows.sort_by(|a, b| b.cpu_percent.total_cmp(&a.cpu_percent).then_with(|| a.id.cmp(&b.id)));
+    if top.output == TopFormat::Json {
+        return output::print(&(serde_json::to_string(&rows).unwrap_or_default() + "\n"));
+    }
+    live::print(&table(&rows, several))
+}
+
+fn table(rows: &[&Busy], nodes: bool) -> String {
+    let titles = ["PROGRAM", "FUNCTION", "ID", "RUNS/S", "NS/RUN", "CPU", "MISSES"];
+    let node = nodes.then_some("NODE");
+    let mut table = Table::new(node.into_iter().chain(titles), 0);
+    for row in rows {
+        let cells = [
+            row.id.to_string(),
+            format!("{:.1}", row.runs_per_second),
+            format!("{:.0}", row.ns_per_run),
+            format!("{:.2}%", row.cpu_percent),
+            row.recursion_misses.to_string(),
+        ];
+        let own = [row.program.as_str(), &row.function].into_iter().chain(cells.iter().map(String::as_str));
+        table.row(nodes.then_some(row.node.as_str()).into_iter().chain(own));
+    }
+    table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skep_proto::v1::{ProgramRef, RunStats};
+
+    #[test]
+    fn what_happened_between_two_frames_is_a_rate() {
+        let function = |id, run_count, run_time_ns| {
+            let program = Some(ProgramRef { namespace: "net".into(), name: "flows".into() });
+            let stats = Some(RunStats { run_count, run_time_ns, recursion_misses: 0 });
+            FunctionStats { program, function: "count".into(), id, stats }
+        };
+        let before = [function(1, 100, 1_000)];
+        let frame = StatsFrame { elapsed_us: 500_000, functions: vec![function(1, 600, 101_000), function(2, 9, 9)] };
+        let rows = busy("n1", &before, &frame);
+        let shown = table(&rows.iter().collect::<Vec<_>>(), true);
+        let wanted = "NODE   PROGRAM   FUNCTION   ID   RUNS/S   NS/RUN   CPU     MISSES\n\
+                      n1     flows     count      1    1000.0   200      0.02%   0\n";
+        assert_eq!(shown, wanted, "one that is new has no rate yet");
+    }
+}

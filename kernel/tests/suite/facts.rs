@@ -1,0 +1,46 @@
+//! What the kernel says of programs, beside what bpftool makes of it.
+
+use std::os::fd::AsFd;
+use std::process::Command;
+
+use serde_json::{Value, json};
+use skep_kernel::seam::Kernel;
+use skep_kernel::sys::{self, program};
+use skep_object::kind::Kind;
+
+use super::fixture::{Fixture, hook, object, request};
+
+#[test]
+fn facts_are_those_of_bpftool() {
+    let mut f = Fixture::new();
+    let xdp = hook(Kind::Xdp, 0, f.lo());
+    let request = request(&object("net"), &[("count_xdp", &xdp)], &[]);
+    f.load("l1", &request);
+    f.attach("l1", "count_xdp", &request, &xdp);
+    let observed = f.host.observe(&f.uid).unwrap();
+    let (pin, _) = observed.loads["l1"].programs.first_key_value().unwrap();
+    let fd = f.host.open_program(&f.uid, "l1", pin).unwrap();
+    let facts = program::facts(fd.as_fd()).unwrap();
+    let output = Command::new("bpftool").args(["-j", "prog", "show", "id", &facts.info.id.to_string()]).output().unwrap();
+    let theirs: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let ours = json!({
+        "id": facts.info.id, "type": program::type_name(facts.info.program_type), "name": facts.info.name,
+        "tag": facts.info.tag, "gpl_compatible": facts.gpl_compatible, "uid": facts.uid,
+        "bytes_xlated": facts.translated_len, "bytes_jited": facts.jited_len,
+        "bytes_memlock": sys::fdinfo(fd.as_fd(), "memlock"), "map_ids": facts.maps, "btf_id": facts.btf_id,
+    });
+    for (key, value) in ours.as_object().unwrap() {
+        assert_eq!(&theirs[key], value, "{key}: {theirs}");
+    }
+    assert!(facts.verified_insns > 0 && facts.loaded_at > 0);
+
+    // Whether they are counted without the descriptor depends on who else has one.
+    let runs = || program::stats(fd.as_fd()).unwrap();
+    let before = runs();
+    let counting = program::count_runs().unwrap();
+    f.packets(5);
+    let counted = runs();
+    assert_eq!(counted.count, before.count + 5);
+    assert!(counted.time_ns > before.time_ns);
+    drop(counting);
+}
