@@ -215,7 +215,9 @@ async fn pass(
     let wanted = DesiredProgram { older: None, ..desired.clone() };
     let work = Arc::new(Work { shared: shared.clone(), spec, desired: wanted, object, view, left });
     let late = |error| say(report::failed(desired, &observed, &error, &|_| None));
-    patiently("work in the kernel", PASS, late, bring_about(work)).await
+    // What was loaded before needed no image to be fetched: what was seen is still so.
+    let seen = (!fresh).then(|| observed.clone());
+    patiently("work in the kernel", PASS, late, bring_about(work, seen)).await
 }
 
 /// Says when work takes too long, and waits on: it cannot be called off, and a second pass beside it would undo what it
@@ -246,7 +248,8 @@ struct Work {
     left: Option<Left>,
 }
 
-async fn bring_about(work: Arc<Work>) -> Result<Passed, ProgramError> {
+/// `seen`: what the kernel shows, if that was looked at just now.
+async fn bring_about(work: Arc<Work>, mut seen: Option<Observed>) -> Result<Passed, ProgramError> {
     let place = || async { work.shared.places.acquire().await.map_err(|e| ProgramError::Internal(e.to_string())) };
     let Work { shared, desired, .. } = &*work;
     let mut begun = None;
@@ -255,6 +258,7 @@ async fn bring_about(work: Arc<Work>) -> Result<Passed, ProgramError> {
     if shared.neighbours.is_followed(&desired.namespace, &desired.name) {
         let _place = place().await?;
         let work = work.clone();
+        seen = None;
         (begun, moves) = blocking(move || load(&work)).await??;
     }
     if moves {
@@ -272,7 +276,7 @@ async fn bring_about(work: Arc<Work>) -> Result<Passed, ProgramError> {
     }
     let _place = place().await?;
     let (acting, led) = (work.clone(), begun.is_some());
-    let passed = blocking(move || act(&acting, begun)).await?;
+    let passed = blocking(move || act(&acting, begun, seen)).await?;
     if led && passed.is_err() {
         // What they followed is gone again.
         shared.neighbours.changed();
@@ -292,7 +296,7 @@ struct Planned {
 }
 
 /// `begun`: the first half of the pass has loaded.
-fn prepare_plan(work: &Work, begun: bool) -> Result<Planned, ProgramError> {
+fn prepare_plan(work: &Work, begun: bool, seen: Option<Observed>) -> Result<Planned, ProgramError> {
     let Work { shared, spec, desired, object, view, .. } = work;
     let kernel = &*shared.kernel;
     let functions = NodeFunctions { neighbours: &shared.neighbours, kernel };
@@ -300,7 +304,10 @@ fn prepare_plan(work: &Work, begun: bool) -> Result<Planned, ProgramError> {
     let mut prepared = prepare(spec, &desired.namespace, &desired.load, object.clone(), view, lookup)?;
     prepared.wanted.begun = begun;
     neighbours::resolve(&shared.neighbours, &desired.namespace, &mut prepared.wanted);
-    let mut observed = kernel.observe(&desired.uid)?;
+    let mut observed = match seen {
+        Some(seen) => seen,
+        None => kernel.observe(&desired.uid)?,
+    };
     let before = observed.links.clone();
     let alone = neighbours::look(kernel, &prepared.wanted, &mut observed)?;
     let plan = plan(&prepared.wanted, &observed);
@@ -309,7 +316,7 @@ fn prepare_plan(work: &Work, begun: bool) -> Result<Planned, ProgramError> {
 
 /// The first half of a pass: up to the load, if there is one, before any link moves; and whether some will. Blocks.
 fn load(work: &Work) -> Result<(Option<Begun>, bool), ProgramError> {
-    let Planned { prepared, plan, .. } = prepare_plan(work, false)?;
+    let Planned { prepared, plan, .. } = prepare_plan(work, false, None)?;
     let moves = plan.iter().any(|action| matches!(action, Action::Replace { .. } | Action::Attach { .. }));
     let Some(at) = plan.iter().position(|action| matches!(action, Action::Load { .. })) else {
         return Ok((None, moves));
@@ -323,11 +330,11 @@ fn load(work: &Work) -> Result<(Option<Begun>, bool), ProgramError> {
 }
 
 /// One pass: prepare, observe, plan, execute, observe again, report. `begun`: what was loaded by its first half. Blocks.
-fn act(work: &Work, begun: Option<Begun>) -> Result<Passed, ProgramError> {
+fn act(work: &Work, begun: Option<Begun>, seen: Option<Observed>) -> Result<Passed, ProgramError> {
     let Work { shared, desired, left, .. } = work;
     let kernel = &*shared.kernel;
     let loaded = begun.is_some();
-    let Planned { prepared, observed, alone, before, plan } = prepare_plan(work, loaded)?;
+    let Planned { prepared, observed, alone, before, plan } = prepare_plan(work, loaded, seen)?;
     let mut outcome = execute(kernel, &desired.uid, &prepared.request, &prepared.gates, &plan, begun);
     outcome.targets.extend(alone);
     if outcome.done > 0 {
@@ -341,7 +348,9 @@ fn act(work: &Work, begun: Option<Begun>) -> Result<Passed, ProgramError> {
         );
     }
     let loaded = loaded || plan.iter().any(|action| matches!(action, Action::Load { .. }));
-    let passed = finish(shared, desired, &prepared, outcome, (&observed, &plan), left.as_ref());
+    // Nothing was done: what is there is what was there.
+    let after = plan.is_empty().then(|| Observed { links: before.clone(), ..observed.clone() });
+    let passed = finish(shared, desired, &prepared, outcome, (&observed, &plan, after), left.as_ref());
     // Whoever waits for a neighbour wakes for what is another there: its own vain try must not wake it again.
     if passed.as_ref().is_ok_and(|passed| passed.seen.links != before || programs(&passed.seen) != programs(&observed))
     {
@@ -374,14 +383,17 @@ fn finish(
     desired: &DesiredProgram,
     prepared: &Prepared,
     mut outcome: Outcome,
-    (seen, plan): (&Observed, &[Action]),
+    (seen, plan, after): (&Observed, &[Action], Option<Observed>),
     before: Option<&Left>,
 ) -> Result<Passed, ProgramError> {
     if let Some(failure) = outcome.failure.take() {
         return Err(failure.into());
     }
     let kernel = &*shared.kernel;
-    let observed = kernel.observe(&desired.uid)?;
+    let observed = match after {
+        Some(after) => after,
+        None => kernel.observe(&desired.uid)?,
+    };
     set_gates(kernel, desired, &prepared.gates, &observed)?;
     let left = Left::new(before, &desired.revision, &observed, &outcome);
     let notices = drift::notices(&desired.uid, before, &left, seen, plan, &outcome);
