@@ -5,9 +5,9 @@ use std::time::Duration;
 use kube::api::Portforwarder;
 use skep_proto::v1::inspector_client::InspectorClient;
 use skep_proto::v1::{
-    DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DumpMapRequest, EventFrame, FunctionFacts, ListMapsRequest,
-    ListProgramsRequest, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, ProgramRef, ProgramReport, StatsFrame,
-    TailEventsRequest, UpdateMapRequest, WatchMapRequest, WatchStatsRequest,
+    DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DumpMapRequest, EventFrame,
+    FunctionFacts, ListMapsRequest, ListProgramsRequest, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo,
+    ProgramRef, ProgramReport, StatsFrame, TailEventsRequest, UpdateMapRequest, WatchMapRequest, WatchStatsRequest,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;

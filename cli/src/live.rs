@@ -20,6 +20,12 @@ pub struct Live<T, D> {
     several: bool,
 }
 
+impl<T, D> std::fmt::Debug for Live<T, D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Live").field("several", &self.several).finish_non_exhaustive()
+    }
+}
+
 impl<T, D: Fn(&BTreeMap<String, T>) -> Result<(), Error>> Live<T, D> {
     pub fn new(several: bool, draw: D) -> Self {
         Live { latest: Mutex::default(), draw, several }

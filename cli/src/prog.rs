@@ -98,7 +98,8 @@ pub async fn ls(global: &Global, ls: &ProgLs) -> Result<(), Error> {
     };
     let answers = source::ask(global, Access::Read, ls.node.as_deref(), ls.name.as_deref(), asked).await?;
     let mut rows: Vec<&Row> = answers.answers.iter().flatten().collect();
-    let order = |row: &Row| (row.namespace.clone(), row.program.clone(), row.function.clone(), row.node.clone(), row.id);
+    let order =
+        |row: &Row| (row.namespace.clone(), row.program.clone(), row.function.clone(), row.node.clone(), row.id);
     rows.sort_by_cached_key(|row| order(row));
     if rows.is_empty() && ls.name.is_some() {
         return Err(Error::Absent(format!("EbpfProgram {name} has nothing loaded there")));
@@ -155,8 +156,12 @@ pub async fn top(global: &Global, top: &ProgTop) -> Result<(), Error> {
         let live = &live;
         async move {
             let name = name.unwrap_or_default().to_owned();
-            let request =
-                WatchStatsRequest { namespace, name, interval_ms: millis(top.interval), frames: top.looks.unwrap_or(0) };
+            let request = WatchStatsRequest {
+                namespace,
+                name,
+                interval_ms: millis(top.interval),
+                frames: top.looks.unwrap_or(0),
+            };
             let mut stream = agent.stats(request).await?;
             let mut before = Vec::new();
             while let Some(frame) = stream.message().await? {

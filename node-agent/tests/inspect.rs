@@ -12,9 +12,9 @@ use skep_kernel::sys;
 use skep_proto::v1::inspector_client::InspectorClient;
 use skep_proto::v1::update_map_request::Mode;
 use skep_proto::v1::{
-    Changes, Datum, DecodedChange, DeleteMapEntriesRequest, DescribeProgramsRequest, DumpMapRequest, EventEnd, LookupMapRequest, MapEntry,
-    MapFrame, ProgramRef, State, StatsFrame, TailEventsRequest, UpdateMapRequest, WatchMapRequest, WatchStatsRequest, datum, event_frame,
-    lookup_map_request::Key, map_frame,
+    Changes, Datum, DecodedChange, DeleteMapEntriesRequest, DescribeProgramsRequest, DumpMapRequest, EventEnd,
+    LookupMapRequest, MapEntry, MapFrame, ProgramRef, State, StatsFrame, TailEventsRequest, UpdateMapRequest,
+    WatchMapRequest, WatchStatsRequest, datum, event_frame, lookup_map_request::Key, map_frame,
 };
 use skep_proto::value::{from_json, to_json};
 use tonic::transport::Channel;
@@ -361,7 +361,10 @@ async fn functions_are_described_and_their_runs_counted() {
     let asked = DescribeProgramsRequest { namespace: "test".into(), name: "counter".into() };
     let functions = node.inspector().describe_programs(asked).await.unwrap().into_inner().functions;
     let [facts] = &functions[..] else { panic!("{functions:#?}") };
-    assert_eq!((facts.function.as_str(), facts.r#type.as_str(), facts.id), ("count_xdp", "xdp", report.functions[0].id));
+    assert_eq!(
+        (facts.function.as_str(), facts.r#type.as_str(), facts.id),
+        ("count_xdp", "xdp", report.functions[0].id)
+    );
     assert_eq!(facts.tag, report.functions[0].tag);
     let link = &facts.links[0];
     assert_eq!((link.hook.as_str(), link.target.as_str(), link.id), ("xdp", "lo", report.hooks[0].link_ids[0]));
@@ -392,7 +395,8 @@ async fn functions_are_described_and_their_runs_counted() {
         }
         assert!(start.elapsed() < Duration::from_secs(10), "50 runs were {now:?}");
     }
-    let asked = WatchStatsRequest { namespace: "test".into(), interval_ms: 100, frames: 2, ..WatchStatsRequest::default() };
+    let asked =
+        WatchStatsRequest { namespace: "test".into(), interval_ms: 100, frames: 2, ..WatchStatsRequest::default() };
     let mut stream = node.inspector().watch_stats(asked).await.unwrap().into_inner();
     let mut frames = 0;
     while stream.message().await.unwrap().is_some() {

@@ -189,6 +189,8 @@ struct Raw {
     verified_insns: u32,
     attach_btf_object: u32,
     attach_btf_id: u32,
+    /// An older kernel wants zeroes in all that it does not know.
+    _pad: u32,
 }
 
 /// More of it.

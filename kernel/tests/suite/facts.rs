@@ -21,7 +21,8 @@ fn facts_are_those_of_bpftool() {
     let (pin, _) = observed.loads["l1"].programs.first_key_value().unwrap();
     let fd = f.host.open_program(&f.uid, "l1", pin).unwrap();
     let facts = program::facts(fd.as_fd()).unwrap();
-    let output = Command::new("bpftool").args(["-j", "prog", "show", "id", &facts.info.id.to_string()]).output().unwrap();
+    let output =
+        Command::new("bpftool").args(["-j", "prog", "show", "id", &facts.info.id.to_string()]).output().unwrap();
     let theirs: Value = serde_json::from_slice(&output.stdout).unwrap();
     let ours = json!({
         "id": facts.info.id, "type": program::type_name(facts.info.program_type), "name": facts.info.name,

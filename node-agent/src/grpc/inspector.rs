@@ -18,10 +18,10 @@ use skep_kernel::dump::MapReader;
 use skep_kernel::sys::map::{MapInfo as KernelMapInfo, type_name};
 use skep_proto::v1::inspector_server::Inspector;
 use skep_proto::v1::{
-    DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DescribeProgramsResponse, DumpMapRequest, ListMapsRequest, ListMapsResponse,
-    ListProgramsRequest, ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, ProgramRef,
-    ProgramReport, TailEventsRequest, UpdateMapRequest, UpdateMapResponse, WatchMapRequest, WatchStatsRequest, datum::Datum,
-    lookup_map_request::Key,
+    DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DescribeProgramsResponse,
+    DumpMapRequest, ListMapsRequest, ListMapsResponse, ListProgramsRequest, ListProgramsResponse, LookupMapRequest,
+    LookupMapResponse, MapFrame, MapInfo, ProgramRef, ProgramReport, TailEventsRequest, UpdateMapRequest,
+    UpdateMapResponse, WatchMapRequest, WatchStatsRequest, datum::Datum, lookup_map_request::Key,
 };
 use skep_proto::value::from_json;
 use tokio::sync::mpsc;

@@ -941,6 +941,124 @@ pub struct ListProgramsResponse {
     pub programs: ::prost::alloc::vec::Vec<ProgramReport>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DescribeProgramsRequest {
+    /// Required over TCP; over the socket empty means all.
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    /// Empty: every program of the namespace.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DescribeProgramsResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub functions: ::prost::alloc::vec::Vec<FunctionFacts>,
+}
+/// A function that is loaded: a program of the kernel. One that is loaded in several variants comes several times.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct FunctionFacts {
+    #[prost(message, optional, tag = "1")]
+    pub program: ::core::option::Option<ProgramRef>,
+    #[prost(string, tag = "2")]
+    pub function: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub id: u32,
+    /// 16 hex digits.
+    #[prost(string, tag = "4")]
+    pub tag: ::prost::alloc::string::String,
+    /// The kernel's name of the type, e.g. "sched_cls".
+    #[prost(string, tag = "5")]
+    pub r#type: ::prost::alloc::string::String,
+    /// RFC 3339.
+    #[prost(string, tag = "6")]
+    pub loaded_at: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "7")]
+    pub uid: u32,
+    #[prost(bool, tag = "8")]
+    pub gpl_compatible: bool,
+    /// Bytes of instructions, as the verifier left them and as the CPU runs them (0: interpreted).
+    #[prost(uint32, tag = "9")]
+    pub translated_bytes: u32,
+    #[prost(uint32, tag = "10")]
+    pub jited_bytes: u32,
+    /// Bytes charged, as /proc/self/fdinfo says.
+    #[prost(uint64, tag = "11")]
+    pub memlock: u64,
+    /// Of maps that are no EbpfProgram's (of a gate, say) the name is empty.
+    #[prost(message, repeated, tag = "12")]
+    pub maps: ::prost::alloc::vec::Vec<FunctionMap>,
+    #[prost(message, repeated, tag = "13")]
+    pub links: ::prost::alloc::vec::Vec<FunctionLink>,
+    #[prost(uint32, tag = "14")]
+    pub btf_id: u32,
+    /// Instructions that the verifier went through (Linux 5.16).
+    #[prost(uint32, tag = "15")]
+    pub verified_insns: u32,
+    /// Counted only while somebody watches them, by WatchStats or bpftool.
+    #[prost(message, optional, tag = "16")]
+    pub stats: ::core::option::Option<RunStats>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FunctionMap {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub id: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FunctionLink {
+    #[prost(uint32, tag = "1")]
+    pub id: u32,
+    /// As in HookReport.
+    #[prost(string, tag = "2")]
+    pub hook: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub target: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunStats {
+    #[prost(uint64, tag = "1")]
+    pub run_count: u64,
+    #[prost(uint64, tag = "2")]
+    pub run_time_ns: u64,
+    /// Runs left out since the function was running on that CPU already.
+    #[prost(uint64, tag = "3")]
+    pub recursion_misses: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchStatsRequest {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    /// Between two frames, at least 100 ms; 0: a second.
+    #[prost(uint32, tag = "3")]
+    pub interval_ms: u32,
+    /// Ends after this many frames beyond the first; 0: when the client goes.
+    #[prost(uint64, tag = "4")]
+    pub frames: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StatsFrame {
+    /// Since the frame before; 0 in the first.
+    #[prost(uint64, tag = "1")]
+    pub elapsed_us: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub functions: ::prost::alloc::vec::Vec<FunctionStats>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FunctionStats {
+    #[prost(message, optional, tag = "1")]
+    pub program: ::core::option::Option<ProgramRef>,
+    #[prost(string, tag = "2")]
+    pub function: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "3")]
+    pub id: u32,
+    /// Since the function was loaded, as far as anybody watched.
+    #[prost(message, optional, tag = "4")]
+    pub stats: ::core::option::Option<RunStats>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListMapsRequest {
     #[prost(string, tag = "1")]
     pub namespace: ::prost::alloc::string::String,
@@ -1647,6 +1765,37 @@ pub mod inspector_client {
             req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "ListPrograms"));
             self.inner.unary(req, path, codec).await
         }
+        /// What the kernel says of every function that runs.
+        pub async fn describe_programs(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DescribeProgramsRequest>,
+        ) -> std::result::Result<tonic::Response<super::DescribeProgramsResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/skep.agent.v1.Inspector/DescribePrograms");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "DescribePrograms"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// How often functions run and how long, at an interval. As long as anybody asks, the kernel counts the runs of all programs
+        /// of the node, which costs each some nanoseconds.
+        pub async fn watch_stats(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchStatsRequest>,
+        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::StatsFrame>>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/skep.agent.v1.Inspector/WatchStats");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "WatchStats"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         pub async fn list_maps(
             &mut self,
             request: impl tonic::IntoRequest<super::ListMapsRequest>,
@@ -1767,6 +1916,21 @@ pub mod inspector_server {
             &self,
             request: tonic::Request<super::ListProgramsRequest>,
         ) -> std::result::Result<tonic::Response<super::ListProgramsResponse>, tonic::Status>;
+        /// What the kernel says of every function that runs.
+        async fn describe_programs(
+            &self,
+            request: tonic::Request<super::DescribeProgramsRequest>,
+        ) -> std::result::Result<tonic::Response<super::DescribeProgramsResponse>, tonic::Status>;
+        /// Server streaming response type for the WatchStats method.
+        type WatchStatsStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::StatsFrame, tonic::Status>>
+            + std::marker::Send
+            + 'static;
+        /// How often functions run and how long, at an interval. As long as anybody asks, the kernel counts the runs of all programs
+        /// of the node, which costs each some nanoseconds.
+        async fn watch_stats(
+            &self,
+            request: tonic::Request<super::WatchStatsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchStatsStream>, tonic::Status>;
         async fn list_maps(
             &self,
             request: tonic::Request<super::ListMapsRequest>,
@@ -1913,6 +2077,63 @@ pub mod inspector_server {
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)
                             .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.agent.v1.Inspector/DescribePrograms" => {
+                    #[allow(non_camel_case_types)]
+                    struct DescribeProgramsSvc<T: Inspector>(pub Arc<T>);
+                    impl<T: Inspector> tonic::server::UnaryService<super::DescribeProgramsRequest> for DescribeProgramsSvc<T> {
+                        type Response = super::DescribeProgramsResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::DescribeProgramsRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Inspector>::describe_programs(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DescribeProgramsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.agent.v1.Inspector/WatchStats" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchStatsSvc<T: Inspector>(pub Arc<T>);
+                    impl<T: Inspector> tonic::server::ServerStreamingService<super::WatchStatsRequest> for WatchStatsSvc<T> {
+                        type Response = super::StatsFrame;
+                        type ResponseStream = T::WatchStatsStream;
+                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::WatchStatsRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Inspector>::watch_stats(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchStatsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -40,7 +40,8 @@ pub fn watched(c: &Cluster) -> Result<()> {
     let mut rows = tables.iter().filter_map(Value::as_array).flatten();
     ensure!(rows.any(|row| row["key"] == "ls" && row["rate"].as_f64() > Some(0.0)), "ls grows: {tables:?}");
 
-    let functions: Value = serde_json::from_str(&c.skep(&["prog", "ls", "exec-events", "-n", "default", "-o", "json"])?)?;
+    let functions: Value =
+        serde_json::from_str(&c.skep(&["prog", "ls", "exec-events", "-n", "default", "-o", "json"])?)?;
     let function = &functions[0];
     ensure!(function["node"] == NODE_NAME && function["type"] == "tracepoint", "{functions}");
     ensure!(function["links"][0]["target"].as_str().is_some_and(|t| t.contains("sched_process_exec")), "{function}");

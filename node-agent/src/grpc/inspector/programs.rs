@@ -109,7 +109,8 @@ async fn watch(
         }
         let (host, reports) = (service.host.clone(), service.reports(&request.namespace, &request.name));
         let now = Instant::now();
-        let counted = move || reports.iter().flat_map(|report| open(&host, report)).filter_map(|l| count(l).ok()).collect();
+        let counted =
+            move || reports.iter().flat_map(|report| open(&host, report)).filter_map(|l| count(l).ok()).collect();
         let frame = match blocking(counted).await {
             Ok(functions) => {
                 let elapsed = before.map_or(Duration::ZERO, |before| now - before);
@@ -151,8 +152,18 @@ fn stats_message(stats: program::RunStats) -> RunStats {
 
 fn describe(report: &ProgramReport, loaded: &Loaded) -> std::io::Result<FunctionFacts> {
     let facts = program::facts(loaded.fd.as_fd())?;
-    let ProgramFacts { info, loaded_at, uid, gpl_compatible, translated_len, jited_len, maps, btf_id, verified_insns, stats } =
-        facts;
+    let ProgramFacts {
+        info,
+        loaded_at,
+        uid,
+        gpl_compatible,
+        translated_len,
+        jited_len,
+        maps,
+        btf_id,
+        verified_insns,
+        stats,
+    } = facts;
     let name = |id: u32| report.maps.iter().find(|map| map.id == id).map(|map| map.name.clone()).unwrap_or_default();
     // Links are of functions: of one that is loaded in variants each has all.
     let hooks = report.hooks.iter().filter(|hook| hook.function == loaded.function);
