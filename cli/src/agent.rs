@@ -6,8 +6,8 @@ use kube::api::Portforwarder;
 use skep_proto::v1::inspector_client::InspectorClient;
 use skep_proto::v1::{
     DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DumpMapRequest, EventFrame,
-    FunctionFacts, ListMapsRequest, ListProgramsRequest, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo,
-    ProgramRef, ProgramReport, StatsFrame, TailEventsRequest, UpdateMapRequest, WatchMapRequest, WatchStatsRequest,
+    FunctionFacts, FunctionVerdict, ListMapsRequest, ListProgramsRequest, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo,
+    ProgramRef, ProgramReport, StatsFrame, TailEventsRequest, UpdateMapRequest, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -105,6 +105,13 @@ impl Agent {
         let request = DescribeProgramsRequest { namespace: namespace.to_owned(), name: name.to_owned() };
         let asked = async { Ok(client.describe_programs(request).await?.into_inner().functions) };
         within(self.timeout, "asking for the node's functions", asked).await
+    }
+
+    /// What the verifier says of a program's functions.
+    pub async fn verify(&self, request: VerifyProgramRequest) -> Result<Streaming<FunctionVerdict>, Error> {
+        let mut client = self.inspector.clone();
+        let asked = async { Ok(client.verify_program(request).await?.into_inner()) };
+        within(self.timeout, "asking for the verifier's verdict", asked).await
     }
 
     /// How often they run.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::maps::{Maps, MapsCommand, MapsDel, MapsDump, MapsGet, MapsLs, MapsSet, MapsTop, MapsWatch, Nodes};
-pub use self::prog::{Prog, ProgCommand, ProgLs, ProgTop};
+pub use self::prog::{Prog, ProgCommand, ProgLog, ProgLs, ProgTop};
 
 /// eBPF programs, why they are not ready, and what is in their maps, on every node.
 #[derive(Debug, Parser)]

@@ -61,6 +61,7 @@ pub async fn run(cli: &Cli) -> Result<(), Error> {
         },
         Command::Prog(prog) => match &prog.command {
             ProgCommand::Ls(ls) => prog::ls(&cli.global, ls).await,
+            ProgCommand::Log(log) => prog::log(&cli.global, log).await,
             ProgCommand::Top(top) => prog::top(&cli.global, top).await,
         },
         Command::Events(events) => tail::run(&cli.global, events).await,

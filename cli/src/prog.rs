@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use skep_proto::v1::{FunctionFacts, FunctionStats, StatsFrame, WatchStatsRequest};
+use skep_proto::v1::{FunctionFacts, FunctionStats, FunctionVerdict, StatsFrame, VerifyProgramRequest, WatchStatsRequest};
 
-use crate::args::{Global, MapsFormat, ProgLs, ProgTop, TopFormat};
+use crate::args::{Global, MapsFormat, ProgLog, ProgLs, ProgTop, PushFormat, TopFormat};
+use crate::deadline::within;
 use crate::error::Error;
 use crate::live::{self, Live};
 use crate::maps::bytes;
 use crate::output::{self, note};
 use crate::source::{self, Access};
-use crate::table::Table;
+use crate::table::{Table, printable};
 use crate::watch::millis;
 
 /// A function on a node; also the shape of `-o json`.
@@ -128,6 +129,58 @@ fn render(rows: &[&Row], namespaces: bool, nodes: bool) -> String {
         table.row(lead(row.namespace.as_str(), row.node.as_str()).map(|(_, cell)| cell).chain(own));
     }
     table.render()
+}
+
+/// What the verifier says of a function on a node; the shape of `-o json`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct Verdict {
+    node: String,
+    function: String,
+    accepted: bool,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    reason: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    message: String,
+    log: String,
+}
+
+/// `prog log`.
+pub async fn log(global: &Global, log: &ProgLog) -> Result<(), Error> {
+    let asked = |agent: crate::agent::Agent, namespace: String| async move {
+        let program = Some(agent.program(&namespace, &log.name).await?);
+        let request = VerifyProgramRequest { program, function: log.function.clone().unwrap_or_default() };
+        let mut stream = agent.verify(request).await?;
+        let mut verdicts: Vec<Verdict> = Vec::new();
+        let mut more = false;
+        while let Some(frame) = within(agent.timeout, "reading the log", async { Ok(stream.message().await?) }).await? {
+            let FunctionVerdict { function, accepted, reason, message, log, .. } = frame;
+            match verdicts.last_mut().filter(|_| more) {
+                Some(last) => last.log.push_str(&log),
+                None => verdicts.push(Verdict { node: agent.node.clone(), function, accepted, reason, message, log }),
+            }
+            more = frame.more;
+        }
+        Ok(verdicts)
+    };
+    let answers = source::ask(global, Access::Read, log.node.as_deref(), Some(&log.name), asked).await?;
+    let verdicts: Vec<&Verdict> = answers.answers.iter().flatten().collect();
+    output::print(&match log.output {
+        PushFormat::Json => output::json(&verdicts),
+        PushFormat::Text => verdicts.iter().map(|verdict| verdict.text()).collect::<Vec<_>>().join("\n"),
+    })?;
+    answers.complete()
+}
+
+impl Verdict {
+    fn text(&self) -> String {
+        let Verdict { node, function, reason, message, .. } = self;
+        let head = match self.accepted {
+            true => format!("# {function} on {node}: accepted"),
+            false => format!("# {function} on {node}: {reason}: {}", printable(message)),
+        };
+        let lines = self.log.lines().map(printable);
+        std::iter::once(head).chain(lines).map(|line| line + "\n").collect()
+    }
 }
 
 /// How busy a function is.

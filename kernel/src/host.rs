@@ -78,6 +78,11 @@ impl Host {
         sys::open_pin(&path).map_err(KernelError::io(format!("opening map {map}")))
     }
 
+    /// Has the programs of a request verified once more, beside whatever runs, and leaves nothing.
+    pub fn verify(&self, request: &LoadRequest) -> Result<Vec<load::Verified>, KernelError> {
+        load::verify(request, self.types_for(request).as_deref())
+    }
+
     /// Opens a program of a load by the name of its pin.
     pub fn open_program(&self, uid: &str, load: &str, pin: &str) -> Result<OwnedFd, KernelError> {
         self.program_fd(uid, &ProgramAt { load: load.into(), pin: pin.into() })

@@ -11,7 +11,7 @@ use skep_object::core::TargetBtf;
 use skep_object::kind::AttachTo;
 use skep_object::link::LinkedProgram;
 use skep_object::map::{MapDef, map_type};
-use skep_object::{InitialValue, ObjectError};
+use skep_object::{InitialValue, ObjectError, Selection};
 
 use crate::error::KernelError;
 use crate::functions;
@@ -28,17 +28,29 @@ pub struct Loaded {
     pub programs: BTreeMap<String, OwnedFd>,
 }
 
-/// Loads all variants of a request. Maps in `reuse` are taken as they are, the others are made.
-pub fn load(
+/// All that programs need before they can be loaded.
+struct Made {
+    selection: Selection,
+    linked: BTreeMap<FunctionKey, LinkedProgram>,
+    btf: Option<OwnedFd>,
+    /// By index.
+    maps: BTreeMap<usize, OwnedFd>,
+    /// Of them those that were made.
+    fresh: Vec<usize>,
+    /// By the name of the gate's map.
+    gates: BTreeMap<String, OwnedFd>,
+}
+
+/// Makes what the programs of a request need. Maps in `reuse` are taken as they are.
+fn make(
     request: &LoadRequest,
     mut reuse: BTreeMap<String, OwnedFd>,
     target: Option<&TargetBtf>,
-) -> Result<Loaded, KernelError> {
+) -> Result<Made, KernelError> {
     let object = &request.object;
     let selection = object.select(request.variants.iter().map(|v| v.function.as_str()))?;
     let linked = object.link(&selection, target)?;
     let btf = load_btf(request);
-    let btf = btf.as_ref().map(AsFd::as_fd);
 
     let mut maps: BTreeMap<usize, OwnedFd> = BTreeMap::new();
     let mut fresh = Vec::new();
@@ -48,7 +60,7 @@ pub fn load(
             Some(fd) => fd,
             None => {
                 fresh.push(*index);
-                create_map(def, btf)?
+                create_map(def, btf.as_ref().map(AsFd::as_fd))?
             }
         };
         maps.insert(*index, fd);
@@ -63,18 +75,78 @@ pub fn load(
         gates.insert(gate::map_name(gate), fd);
     }
 
+    Ok(Made { selection, linked, btf, maps, fresh, gates })
+}
+
+impl Made {
+    /// Does something with every program of a request.
+    fn each<T>(
+        &self,
+        request: &LoadRequest,
+        target: Option<&TargetBtf>,
+        mut run: impl FnMut(&program::Load<'_>) -> T,
+        mut take: impl FnMut(FunctionKey, &Variant, T) -> Result<(), KernelError>,
+    ) -> Result<(), KernelError> {
+        for key in &self.selection.programs {
+            let Some(function) = request.object.function(*key) else { continue };
+            for variant in variants_of(request, &function.name) {
+                let gate = variant.attributes.gate.as_ref().and_then(|g| self.gates.get(&gate::map_name(g)));
+                let gated = gate.map(|fd| gate::prepend(&self.linked[key], fd.as_fd()));
+                let linked = gated.as_ref().unwrap_or(&self.linked[key]);
+                let btf = self.btf.as_ref().map(AsFd::as_fd);
+                let done = with_program(request, linked, &variant, &self.maps, btf, target, &mut run)?;
+                take(*key, &variant, done)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the verifier says of a program.
+#[derive(Debug)]
+pub struct Verified {
+    pub function: String,
+    /// Why it refuses it.
+    pub refused: Option<KernelError>,
+    pub log: String,
+}
+
+/// Has all variants of a request verified, and leaves nothing. Maps are made small where their size does not matter.
+pub fn verify(request: &LoadRequest, target: Option<&TargetBtf>) -> Result<Vec<Verified>, KernelError> {
+    let mut request = LoadRequest { share: BTreeMap::new(), keep: BTreeMap::new(), ..request.clone() };
+    request.maps.iter_mut().filter(|def| SIZELESS.contains(&def.map_type)).for_each(|def| def.max_entries = 1);
+    let mut all = Vec::new();
+    make(&request, BTreeMap::new(), target)?.each(&request, target, program::Load::verify, |_, variant, (result, log)| {
+        let function = variant.function.clone();
+        let refused = result.err().map(|error| {
+            KernelError::refused_load(&function, program::Refused { error, log: log.clone() })
+        });
+        all.push(Verified { function, refused, log });
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+/// Maps of whose number of entries no program can tell: hash, percpu_hash, lru_hash, lru_percpu_hash, lpm_trie.
+const SIZELESS: [u32; 5] = [1, 5, 9, 10, 11];
+
+/// Loads all variants of a request. Maps in `reuse` are taken as they are, the others are made.
+pub fn load(
+    request: &LoadRequest,
+    reuse: BTreeMap<String, OwnedFd>,
+    target: Option<&TargetBtf>,
+) -> Result<Loaded, KernelError> {
+    let made = make(request, reuse, target)?;
     let mut programs = BTreeMap::new();
     let mut by_function = BTreeMap::new();
-    for key in &selection.programs {
-        let Some(function) = object.function(*key) else { continue };
-        for variant in variants_of(request, &function.name) {
-            let gate = variant.attributes.gate.as_ref().and_then(|g| gates.get(&gate::map_name(g)));
-            let gated = gate.map(|fd| gate::prepend(&linked[key], fd.as_fd()));
-            let fd = load_program(request, gated.as_ref().unwrap_or(&linked[key]), &variant, &maps, btf, target)?;
-            by_function.entry(*key).or_insert_with(|| variant.pin());
-            programs.insert(variant.pin(), fd);
-        }
-    }
+    made.each(request, target, program::Load::run, |key, variant, loaded| {
+        let fd = loaded.map_err(|refused| KernelError::refused_load(&variant.function, refused))?;
+        by_function.entry(key).or_insert_with(|| variant.pin());
+        programs.insert(variant.pin(), fd);
+        Ok(())
+    })?;
+    let Made { maps, fresh, gates, .. } = made;
+    let object = &request.object;
     for index in &fresh {
         for entry in object.initial_entries(*index) {
             let InitialValue::Program(key) = entry.value else { continue };
@@ -174,14 +246,16 @@ fn set_slot(def: &MapDef, map: &OwnedFd, slot: u32, value: &OwnedFd) -> Result<(
     map.update(&slot.to_ne_bytes(), &value.as_raw_fd().to_ne_bytes(), 0).map_err(failed)
 }
 
-fn load_program(
+/// Hands over what is to be loaded, with descriptors in its instructions.
+fn with_program<T>(
     request: &LoadRequest,
     linked: &LinkedProgram,
     variant: &Variant,
     maps: &BTreeMap<usize, OwnedFd>,
     btf: Option<BorrowedFd<'_>>,
     target: Option<&TargetBtf>,
-) -> Result<OwnedFd, KernelError> {
+    run: impl FnOnce(&program::Load<'_>) -> T,
+) -> Result<T, KernelError> {
     use std::os::fd::AsRawFd;
     let mut insns = linked.insns.clone();
     for reference in &linked.maps {
@@ -195,7 +269,7 @@ fn load_program(
         }
         to => (None, attach_btf_id(&variant.function, to, target)?),
     };
-    let load = program::Load {
+    Ok(run(&program::Load {
         name: &variant.function,
         program_type: attributes.program_type,
         expected_attach_type: attributes.expected_attach_type,
@@ -207,8 +281,7 @@ fn load_program(
         line_info: &linked.line_info,
         attach_btf_id,
         attach_to: attach_to.as_ref().map(AsFd::as_fd),
-    };
-    load.run().map_err(|refused| KernelError::refused_load(&variant.function, refused))
+    }))
 }
 
 fn attach_btf_id(function: &str, to: &AttachTo, target: Option<&TargetBtf>) -> Result<u32, KernelError> {

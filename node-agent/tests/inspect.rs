@@ -12,8 +12,8 @@ use skep_kernel::sys;
 use skep_proto::v1::inspector_client::InspectorClient;
 use skep_proto::v1::update_map_request::Mode;
 use skep_proto::v1::{
-    Changes, Datum, DecodedChange, DeleteMapEntriesRequest, DescribeProgramsRequest, DumpMapRequest, EventEnd,
-    LookupMapRequest, MapEntry, MapFrame, ProgramRef, State, StatsFrame, TailEventsRequest, UpdateMapRequest,
+    Changes, Datum, DecodedChange, DeleteMapEntriesRequest, DescribeProgramsRequest, DumpMapRequest, EventEnd, FunctionVerdict,
+    LookupMapRequest, MapEntry, MapFrame, ProgramRef, State, StatsFrame, TailEventsRequest, UpdateMapRequest, VerifyProgramRequest,
     WatchMapRequest, WatchStatsRequest, datum, event_frame, lookup_map_request::Key, map_frame,
 };
 use skep_proto::value::{from_json, to_json};
@@ -406,6 +406,46 @@ async fn functions_are_described_and_their_runs_counted() {
     let asked = WatchStatsRequest { interval_ms: 5, ..WatchStatsRequest::default() };
     let status = node.inspector().watch_stats(asked).await.map(drop).unwrap_err();
     assert_eq!(status.message(), "interval_ms 5: at least 100");
+}
+
+/// Every word of the verifier, of what runs and of what it refuses.
+#[tokio::test]
+async fn the_verifier_is_asked_once_more_and_leaves_nothing() {
+    let mut node = Node::start().await;
+    let (image, trace) = (node.push("net", "counter:v1").await, node.push("trace", "trace:v1").await);
+    node.write("a.yaml", &manifest("counter", &image, json!({"step": 1})));
+    node.until("counter", |r| r.state() == State::Ready).await;
+    let before = sys::program::all_ids().unwrap();
+    let ask = async |function: &str| -> Result<Vec<FunctionVerdict>, Status> {
+        let asked = VerifyProgramRequest { program: program(), function: function.into() };
+        let mut stream = node.inspector().verify_program(asked).await?.into_inner();
+        let mut verdicts = Vec::new();
+        while let Some(verdict) = stream.message().await? {
+            verdicts.push(verdict);
+        }
+        Ok(verdicts)
+    };
+    let verdicts = ask("").await.unwrap();
+    assert_eq!((verdicts.len(), verdicts[0].function.as_str(), verdicts[0].accepted), (1, "count_xdp", true));
+    assert!(verdicts[0].log.contains("processed ") && verdicts[0].log.contains("verification time"), "{}", verdicts[0].log);
+    assert!(!verdicts[0].more && verdicts[0].reason.is_empty());
+    let status = ask("count_tc").await.unwrap_err();
+    assert_eq!(status.message(), "ProgramUnknown: no function count_tc is loaded; there are count_xdp");
+
+    // One that is refused, while the older one runs.
+    node.write("a.yaml", &tracing_manifest("counter", &trace, "on_bad", "rawTracepoint: {name: sys_enter}"));
+    let refused = node.until("counter", |r| r.reason == "VerifierRejected").await;
+    let asked = VerifyProgramRequest { program: program(), function: "on_bad".into() };
+    let mut stream = node.inspector().verify_program(asked).await.unwrap().into_inner();
+    let verdict = stream.message().await.unwrap().unwrap();
+    assert_eq!((verdict.accepted, verdict.reason.as_str()), (false, "VerifierRejected"));
+    assert!(refused.message.starts_with(&verdict.message), "{} and {}", refused.message, verdict.message);
+    let last = refused.log.lines().rev().find(|line| line.starts_with("processed ")).unwrap();
+    assert!(verdict.log.contains(last), "the whole of which the report has the end: {}", verdict.log);
+    node.packets(2);
+    assert_eq!(node.hits("counter").await, 2);
+    let mine = |ids: Vec<u32>| ids.into_iter().filter(|id| before.contains(id)).count();
+    assert_eq!(mine(sys::program::all_ids().unwrap()), mine(before.clone()), "what runs was not touched");
 }
 
 /// What a stream has given so far.

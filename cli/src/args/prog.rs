@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::maps::interval;
-use super::{MapsFormat, TopFormat, program};
+use super::{MapsFormat, PushFormat, TopFormat, program};
 
 #[derive(Debug, Args)]
 pub struct Prog {
@@ -17,6 +17,8 @@ pub struct Prog {
 pub enum ProgCommand {
     /// List the functions of programs as the kernel has them loaded.
     Ls(ProgLs),
+    /// Print what the verifier says of functions: the whole log, of refused ones too.
+    Log(ProgLog),
     /// Show how often functions run, and how much of a CPU they take.
     Top(ProgTop),
 }
@@ -37,6 +39,26 @@ pub struct ProgLs {
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = MapsFormat::Table)]
     pub output: MapsFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl skep prog log flows
+  kubectl skep prog log flows count_rx --node node-7 | less
+
+The verifier looks once more at the revision that is wanted, on the node, beside whatever runs there; nothing stays loaded.")]
+pub struct ProgLog {
+    /// The program.
+    #[arg(value_parser = program)]
+    pub name: String,
+    /// One function; default: all that the program loads.
+    pub function: Option<String>,
+    /// Only on this node; default: every node that runs the program.
+    #[arg(long, conflicts_with = "socket")]
+    pub node: Option<String>,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t = PushFormat::Text)]
+    pub output: PushFormat,
 }
 
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use rustls::ServerConfig;
 use skep_object::btf::desc::{TypeDesc, TypeKind};
 use skep_proto::v1::inspector_server::{Inspector, InspectorServer};
 use skep_proto::v1::{
-    DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DescribeProgramsResponse,
+    DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, FunctionVerdict, VerifyProgramRequest, DescribeProgramsResponse,
     DumpMapRequest, End, EventFrame, HookReport, ListMapsRequest, ListMapsResponse, ListProgramsRequest,
     ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, MapSchema, ProgramRef, ProgramReport,
     RawEntries, State, StatsFrame, TailEventsRequest, TargetFailure, UpdateMapRequest, UpdateMapResponse,
@@ -160,6 +160,15 @@ impl Inspector for Service {
         &self,
         _: Request<DescribeProgramsRequest>,
     ) -> Result<Response<DescribeProgramsResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    type VerifyProgramStream = ReceiverStream<Result<FunctionVerdict, Status>>;
+
+    async fn verify_program(
+        &self,
+        _: Request<VerifyProgramRequest>,
+    ) -> Result<Response<Self::VerifyProgramStream>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 

@@ -14,6 +14,11 @@ use super::{Command, bpf, bpf_fd, field_text, ids, info_by_fd, kernel_name, raw}
 const LOG_SIZE: usize = 128 << 10;
 /// BPF_LOG_LEVEL1.
 const LOG_LEVEL: u32 = 1;
+/// BPF_LOG_STATS.
+const LOG_STATS: u32 = 4;
+/// Bytes of log of a program that is verified on demand, to begin with and at most.
+const VERIFY_LOG_SIZE: usize = 1 << 20;
+const MAX_LOG_SIZE: usize = 16 << 20;
 
 /// What to load.
 #[derive(Debug)]
@@ -63,7 +68,27 @@ impl Load<'_> {
         Err(Refused { error, log: field_text(&log) })
     }
 
+    /// Whether the verifier takes it, and all that it says on the way, with what it cost. Nothing stays loaded.
+    pub fn verify(&self) -> (io::Result<()>, String) {
+        let mut size = VERIFY_LOG_SIZE;
+        loop {
+            let mut log = vec![0u8; size];
+            let result = self.once_at(LOG_LEVEL | LOG_STATS, &mut log).map(drop);
+            match result {
+                // Before 6.4 a log that does not fit is a refusal.
+                Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && size < MAX_LOG_SIZE => size *= 4,
+                // A signal makes the verifier give up.
+                Err(e) if e.raw_os_error() == Some(libc::EAGAIN) => {}
+                result => return (result, field_text(&log)),
+            }
+        }
+    }
+
     fn once(&self, log: &mut [u8]) -> io::Result<OwnedFd> {
+        self.once_at(LOG_LEVEL, log)
+    }
+
+    fn once_at(&self, log_level: u32, log: &mut [u8]) -> io::Result<OwnedFd> {
         let license = CString::new(self.license).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         let mut attr = ProgLoad {
             program_type: self.program_type,
@@ -87,7 +112,7 @@ impl Load<'_> {
             attr.line_info_count = self.line_info.len() as u32;
         }
         if !log.is_empty() {
-            attr.log_level = LOG_LEVEL;
+            attr.log_level = log_level;
             attr.log_size = log.len() as u32;
             attr.log = log.as_mut_ptr() as u64;
         }

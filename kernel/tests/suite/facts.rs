@@ -45,3 +45,18 @@ fn facts_are_those_of_bpftool() {
     assert!(counted.time_ns > before.time_ns);
     drop(counting);
 }
+
+/// On demand the verifier says all; of a map that is made for it one entry is enough.
+#[test]
+fn a_request_is_verified_and_nothing_is_left() {
+    let mut f = Fixture::new();
+    let xdp = hook(Kind::Xdp, 0, f.lo());
+    let mut request = request(&object("net"), &[("count_xdp", &xdp)], &[]);
+    let flows = request.maps.iter_mut().find(|map| map.name == "flows").unwrap();
+    // More than there is memory for.
+    flows.max_entries = 1 << 31;
+    let verified = f.host.verify(&request).unwrap();
+    let [one] = &verified[..] else { panic!("{verified:?}") };
+    assert!(one.function == "count_xdp" && one.refused.is_none() && one.log.contains("processed "), "{one:?}");
+    assert!(f.host.programs().unwrap().is_empty());
+}

@@ -21,7 +21,7 @@ use skep_proto::v1::{
     DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DescribeProgramsResponse,
     DumpMapRequest, ListMapsRequest, ListMapsResponse, ListProgramsRequest, ListProgramsResponse, LookupMapRequest,
     LookupMapResponse, MapFrame, MapInfo, ProgramRef, ProgramReport, TailEventsRequest, UpdateMapRequest,
-    UpdateMapResponse, WatchMapRequest, WatchStatsRequest, datum::Datum, lookup_map_request::Key,
+    UpdateMapResponse, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest, datum::Datum, lookup_map_request::Key,
 };
 use skep_proto::value::from_json;
 use tokio::sync::mpsc;
@@ -159,6 +159,17 @@ impl Inspector for InspectorService {
     async fn watch_stats(&self, request: Request<WatchStatsRequest>) -> Result<Response<programs::Stats>, Status> {
         self.authorizer.check(&request, &request.get_ref().namespace, GET_MAPS).await?;
         self.stats(request.into_inner()).map(Response::new)
+    }
+
+    type VerifyProgramStream = programs::Verdicts;
+
+    async fn verify_program(
+        &self,
+        request: Request<VerifyProgramRequest>,
+    ) -> Result<Response<programs::Verdicts>, Status> {
+        let namespace = request.get_ref().program.as_ref().map(|p| p.namespace.clone()).unwrap_or_default();
+        self.authorizer.check(&request, &namespace, GET_MAPS).await?;
+        self.verify(request.into_inner()).await.map(Response::new)
     }
 
     async fn list_maps(&self, request: Request<ListMapsRequest>) -> Result<Response<ListMapsResponse>, Status> {
