@@ -6,8 +6,9 @@ use kube::api::Portforwarder;
 use skep_proto::v1::inspector_client::InspectorClient;
 use skep_proto::v1::{
     DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DumpMapRequest, EventFrame,
-    FunctionFacts, FunctionVerdict, ListMapsRequest, ListProgramsRequest, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo,
-    ProgramRef, ProgramReport, StatsFrame, TailEventsRequest, UpdateMapRequest, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest,
+    FunctionFacts, FunctionVerdict, ListMapsRequest, ListProgramsRequest, LookupMapRequest, LookupMapResponse,
+    MapFrame, MapInfo, ProgramRef, ProgramReport, StatsFrame, TailEventsRequest, UpdateMapRequest,
+    VerifyProgramRequest, WatchMapRequest, WatchStatsRequest,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use skep_proto::v1::{FunctionFacts, FunctionStats, FunctionVerdict, StatsFrame, VerifyProgramRequest, WatchStatsRequest};
+use skep_proto::v1::{
+    FunctionFacts, FunctionStats, FunctionVerdict, StatsFrame, VerifyProgramRequest, WatchStatsRequest,
+};
 
 use crate::args::{Global, MapsFormat, ProgLog, ProgLs, ProgTop, PushFormat, TopFormat};
 use crate::deadline::within;

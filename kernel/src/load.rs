@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use skep_object::btf::Kind as BtfKind;
 use skep_object::btf::sanitize::BtfFeatures;
 use skep_object::core::TargetBtf;
+use skep_object::function::FunctionKey;
 use skep_object::kind::AttachTo;
 use skep_object::link::LinkedProgram;
 use skep_object::map::{MapDef, map_type};
@@ -80,12 +81,11 @@ fn make(
 
 impl Made {
     /// Does something with every program of a request.
-    fn each<T>(
+    fn each(
         &self,
         request: &LoadRequest,
         target: Option<&TargetBtf>,
-        mut run: impl FnMut(&program::Load<'_>) -> T,
-        mut take: impl FnMut(FunctionKey, &Variant, T) -> Result<(), KernelError>,
+        mut run: impl FnMut(FunctionKey, &Variant, &program::Load<'_>) -> Result<(), KernelError>,
     ) -> Result<(), KernelError> {
         for key in &self.selection.programs {
             let Some(function) = request.object.function(*key) else { continue };
@@ -94,8 +94,8 @@ impl Made {
                 let gated = gate.map(|fd| gate::prepend(&self.linked[key], fd.as_fd()));
                 let linked = gated.as_ref().unwrap_or(&self.linked[key]);
                 let btf = self.btf.as_ref().map(AsFd::as_fd);
-                let done = with_program(request, linked, &variant, &self.maps, btf, target, &mut run)?;
-                take(*key, &variant, done)?;
+                let run = |load: &program::Load<'_>| run(*key, &variant, load);
+                with_program(request, linked, &variant, &self.maps, btf, target, run)?;
             }
         }
         Ok(())
@@ -116,11 +116,11 @@ pub fn verify(request: &LoadRequest, target: Option<&TargetBtf>) -> Result<Vec<V
     let mut request = LoadRequest { share: BTreeMap::new(), keep: BTreeMap::new(), ..request.clone() };
     request.maps.iter_mut().filter(|def| SIZELESS.contains(&def.map_type)).for_each(|def| def.max_entries = 1);
     let mut all = Vec::new();
-    make(&request, BTreeMap::new(), target)?.each(&request, target, program::Load::verify, |_, variant, (result, log)| {
+    make(&request, BTreeMap::new(), target)?.each(&request, target, |_, variant, load| {
         let function = variant.function.clone();
-        let refused = result.err().map(|error| {
-            KernelError::refused_load(&function, program::Refused { error, log: log.clone() })
-        });
+        let (result, log) = load.verify();
+        let refused = |error| KernelError::refused_load(&function, program::Refused { error, log: log.clone() });
+        let refused = result.err().map(refused);
         all.push(Verified { function, refused, log });
         Ok(())
     })?;
@@ -139,8 +139,8 @@ pub fn load(
     let made = make(request, reuse, target)?;
     let mut programs = BTreeMap::new();
     let mut by_function = BTreeMap::new();
-    made.each(request, target, program::Load::run, |key, variant, loaded| {
-        let fd = loaded.map_err(|refused| KernelError::refused_load(&variant.function, refused))?;
+    made.each(request, target, |key, variant, load| {
+        let fd = load.run().map_err(|refused| KernelError::refused_load(&variant.function, refused))?;
         by_function.entry(key).or_insert_with(|| variant.pin());
         programs.insert(variant.pin(), fd);
         Ok(())
@@ -247,15 +247,15 @@ fn set_slot(def: &MapDef, map: &OwnedFd, slot: u32, value: &OwnedFd) -> Result<(
 }
 
 /// Hands over what is to be loaded, with descriptors in its instructions.
-fn with_program<T>(
+fn with_program(
     request: &LoadRequest,
     linked: &LinkedProgram,
     variant: &Variant,
     maps: &BTreeMap<usize, OwnedFd>,
     btf: Option<BorrowedFd<'_>>,
     target: Option<&TargetBtf>,
-    run: impl FnOnce(&program::Load<'_>) -> T,
-) -> Result<T, KernelError> {
+    run: impl FnOnce(&program::Load<'_>) -> Result<(), KernelError>,
+) -> Result<(), KernelError> {
     use std::os::fd::AsRawFd;
     let mut insns = linked.insns.clone();
     for reference in &linked.maps {
@@ -269,7 +269,7 @@ fn with_program<T>(
         }
         to => (None, attach_btf_id(&variant.function, to, target)?),
     };
-    Ok(run(&program::Load {
+    run(&program::Load {
         name: &variant.function,
         program_type: attributes.program_type,
         expected_attach_type: attributes.expected_attach_type,
@@ -281,7 +281,7 @@ fn with_program<T>(
         line_info: &linked.line_info,
         attach_btf_id,
         attach_to: attach_to.as_ref().map(AsFd::as_fd),
-    }))
+    })
 }
 
 fn attach_btf_id(function: &str, to: &AttachTo, target: Option<&TargetBtf>) -> Result<u32, KernelError> {

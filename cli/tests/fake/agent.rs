@@ -8,11 +8,11 @@ use rustls::ServerConfig;
 use skep_object::btf::desc::{TypeDesc, TypeKind};
 use skep_proto::v1::inspector_server::{Inspector, InspectorServer};
 use skep_proto::v1::{
-    DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, FunctionVerdict, VerifyProgramRequest, DescribeProgramsResponse,
-    DumpMapRequest, End, EventFrame, HookReport, ListMapsRequest, ListMapsResponse, ListProgramsRequest,
-    ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, MapSchema, ProgramRef, ProgramReport,
-    RawEntries, State, StatsFrame, TailEventsRequest, TargetFailure, UpdateMapRequest, UpdateMapResponse,
-    WatchMapRequest, WatchStatsRequest, map_frame::Frame,
+    DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DescribeProgramsResponse,
+    DumpMapRequest, End, EventFrame, FunctionVerdict, HookReport, ListMapsRequest, ListMapsResponse,
+    ListProgramsRequest, ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, MapSchema,
+    ProgramRef, ProgramReport, RawEntries, State, StatsFrame, TailEventsRequest, TargetFailure, UpdateMapRequest,
+    UpdateMapResponse, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest, map_frame::Frame,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;

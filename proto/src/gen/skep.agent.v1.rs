@@ -1026,6 +1026,33 @@ pub struct RunStats {
     pub recursion_misses: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerifyProgramRequest {
+    #[prost(message, optional, tag = "1")]
+    pub program: ::core::option::Option<ProgramRef>,
+    /// One function; empty: all that are wanted, and those that they reach.
+    #[prost(string, tag = "2")]
+    pub function: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FunctionVerdict {
+    #[prost(string, tag = "1")]
+    pub function: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub accepted: bool,
+    /// Why not: a word out of the closed list, and the text.
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub message: ::prost::alloc::string::String,
+    /// The verifier's log with its statistics at the end; of the longest the tail (Linux 6.4; before, the head). At most 1 MiB a
+    /// frame: what follows is in frames with the same function.
+    #[prost(string, tag = "5")]
+    pub log: ::prost::alloc::string::String,
+    /// The log goes on in the next frame.
+    #[prost(bool, tag = "6")]
+    pub more: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchStatsRequest {
     #[prost(string, tag = "1")]
     pub namespace: ::prost::alloc::string::String,
@@ -1796,6 +1823,23 @@ pub mod inspector_client {
             req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "WatchStats"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Has the verifier look once more at the functions of the revision that is wanted, beside whatever runs, and tells all that it
+        /// says; nothing stays loaded. The image comes from the node's cache.
+        pub async fn verify_program(
+            &mut self,
+            request: impl tonic::IntoRequest<super::VerifyProgramRequest>,
+        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::FunctionVerdict>>, tonic::Status>
+        {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/skep.agent.v1.Inspector/VerifyProgram");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "VerifyProgram"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         pub async fn list_maps(
             &mut self,
             request: impl tonic::IntoRequest<super::ListMapsRequest>,
@@ -1931,6 +1975,16 @@ pub mod inspector_server {
             &self,
             request: tonic::Request<super::WatchStatsRequest>,
         ) -> std::result::Result<tonic::Response<Self::WatchStatsStream>, tonic::Status>;
+        /// Server streaming response type for the VerifyProgram method.
+        type VerifyProgramStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::FunctionVerdict, tonic::Status>>
+            + std::marker::Send
+            + 'static;
+        /// Has the verifier look once more at the functions of the revision that is wanted, beside whatever runs, and tells all that it
+        /// says; nothing stays loaded. The image comes from the node's cache.
+        async fn verify_program(
+            &self,
+            request: tonic::Request<super::VerifyProgramRequest>,
+        ) -> std::result::Result<tonic::Response<Self::VerifyProgramStream>, tonic::Status>;
         async fn list_maps(
             &self,
             request: tonic::Request<super::ListMapsRequest>,
@@ -2129,6 +2183,35 @@ pub mod inspector_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = WatchStatsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.agent.v1.Inspector/VerifyProgram" => {
+                    #[allow(non_camel_case_types)]
+                    struct VerifyProgramSvc<T: Inspector>(pub Arc<T>);
+                    impl<T: Inspector> tonic::server::ServerStreamingService<super::VerifyProgramRequest> for VerifyProgramSvc<T> {
+                        type Response = super::FunctionVerdict;
+                        type ResponseStream = T::VerifyProgramStream;
+                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::VerifyProgramRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Inspector>::verify_program(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VerifyProgramSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)

@@ -45,6 +45,9 @@ pub fn watched(c: &Cluster) -> Result<()> {
     let function = &functions[0];
     ensure!(function["node"] == NODE_NAME && function["type"] == "tracepoint", "{functions}");
     ensure!(function["links"][0]["target"].as_str().is_some_and(|t| t.contains("sched_process_exec")), "{function}");
+    let log = c.skep(&["prog", "log", "exec-events", "-n", "default"])?;
+    let accepted = format!("# count_execs on {NODE_NAME}: accepted");
+    ensure!(log.starts_with(&accepted) && log.contains("processed "), "{log}");
     let mut top = c.place.kubectl_skep(&["prog", "top", "exec-events", "-n", "default", "-o", "json", "--looks", "6"]);
     let top = top.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     for _ in 0..5 {

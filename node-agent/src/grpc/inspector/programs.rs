@@ -118,7 +118,7 @@ impl InspectorService {
         }
         let spec = spec::decode(&desired.api_version, &desired.spec).map_err(refused)?;
         let object = self.shared.images.object(&spec.image.reference, &desired.digest, &Auth::Anonymous, false);
-        let object = object.await.map_err(|error| refused(error.into()))?;
+        let object = object.await.map_err(refused)?;
         let _place = self.shared.places.acquire().await.map_err(failed)?;
         let (service, view, function) = (self.clone(), self.shared.view.borrow().clone(), request.function.clone());
         let verified = blocking(move || {
@@ -147,7 +147,8 @@ impl InspectorService {
 fn verdict(verified: Verified) -> Vec<FunctionVerdict> {
     let Verified { function, refused, log } = verified;
     let (reason, message) = refused.map(|error| (error.reason().to_owned(), error.to_string())).unwrap_or_default();
-    let whole = FunctionVerdict { function, accepted: reason.is_empty(), reason, message, ..FunctionVerdict::default() };
+    let whole =
+        FunctionVerdict { function, accepted: reason.is_empty(), reason, message, ..FunctionVerdict::default() };
     let mut frames = Vec::new();
     let mut rest = log.as_str();
     loop {
