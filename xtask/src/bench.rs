@@ -10,6 +10,7 @@ mod apply;
 mod cluster;
 mod dump;
 mod figure;
+mod inspect;
 mod load;
 mod memory;
 mod node;
@@ -47,9 +48,10 @@ struct Group {
     measure: fn() -> Result<Vec<Figure>>,
 }
 
-const GROUPS: [Group; 8] = [
+const GROUPS: [Group; 9] = [
     Group { names: load::NAMES, measure: load::measure },
     Group { names: dump::NAMES, measure: dump::measure },
+    Group { names: inspect::NAMES, measure: inspect::measure },
     Group { names: memory::NAMES, measure: memory::measure },
     Group { names: &["agent_image_mib", "operator_image_mib"], measure: images },
     Group { names: apply::NAMES, measure: apply::measure },
@@ -98,6 +100,8 @@ fn build() -> Result<()> {
         "bench_load",
         "--example",
         "bench_dump",
+        "--example",
+        "bench_lookup",
         "--example",
         "bench_apply",
         "--example",

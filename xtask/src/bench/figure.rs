@@ -3,10 +3,20 @@
 use serde_json::{Map, Value, json};
 
 /// All figures, in the order of the table.
-pub const NAMES: [&str; 30] = [
+pub const NAMES: [&str; 40] = [
     "load_attach_pin_per_s",
     "dump_1m_hash_ms",
     "bpftool_dump_1m_ms",
+    "dump_1m_hash_stream_ms",
+    "dump_1m_array_stream_ms",
+    "dump_1m_plain_array_stream_ms",
+    "dump_1m_percpu_hash_ms",
+    "cli_dump_1m_json_s",
+    "cli_dump_1m_jsonl_s",
+    "bpftool_dump_1m_json_s",
+    "lookup_p50_us",
+    "watch_100k_map_cpu_percent",
+    "agent_rss_during_8_dumps_mib",
     "agent_rss_idle_mib",
     "agent_image_mib",
     "operator_image_mib",
@@ -118,14 +128,14 @@ mod tests {
     fn misses_and_skips_are_said() {
         let figures = [
             Figure::new(NAMES[0], 3400.0, "/s", Aim::AtLeast(3500.0), ""),
-            Figure::new(NAMES[3], 12.34, "MiB", Aim::AtMost(20.0), "idle"),
+            Figure::new(NAMES[13], 12.34, "MiB", Aim::AtMost(20.0), "idle"),
         ];
-        let skipped = skipped(&NAMES[27..28], "no cluster");
+        let skipped = skipped(&NAMES[37..38], "no cluster");
         let table = table(&[&figures[..], &skipped[..]].concat());
         let lines: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[1][1..], ["3400", "/s", ">=", "3500", "MISSED"]);
         assert_eq!(lines[2][1..], ["12.3", "MiB", "<=", "20.0", "met", "idle"]);
         assert_eq!(lines[3][1..], ["-", "-", "SKIPPED", "no", "cluster"]);
-        assert_eq!(json(&skipped)[NAMES[27]], json!({"value": null, "unit": "", "note": "SKIPPED: no cluster"}));
+        assert_eq!(json(&skipped)[NAMES[37]], json!({"value": null, "unit": "", "note": "SKIPPED: no cluster"}));
     }
 }

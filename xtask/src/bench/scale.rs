@@ -167,7 +167,7 @@ fn ready(node: &Node, programs: usize) -> Result<u64> {
 }
 
 /// User and system time of a process so far (proc_pid_stat(5)), in milliseconds.
-fn cpu_ms(pid: u32) -> Result<f64> {
+pub fn cpu_ms(pid: u32) -> Result<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // Fields are counted from behind the name, which may hold anything.
     let fields: Vec<&str> = stat.rsplit_once(") ").context("no stat")?.1.split(' ').collect();
