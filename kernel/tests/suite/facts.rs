@@ -1,6 +1,6 @@
 //! What the kernel says of programs, beside what bpftool makes of it.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 
 use serde_json::{Value, json};
@@ -10,16 +10,21 @@ use skep_object::kind::Kind;
 
 use super::fixture::{Fixture, hook, object, request};
 
-#[test]
-fn facts_are_those_of_bpftool() {
-    let mut f = Fixture::new();
+/// A program on `lo` that counts, by its descriptor.
+fn counting(f: &mut Fixture) -> OwnedFd {
     let xdp = hook(Kind::Xdp, 0, f.lo());
     let request = request(&object("net"), &[("count_xdp", &xdp)], &[]);
     f.load("l1", &request);
     f.attach("l1", "count_xdp", &request, &xdp);
     let observed = f.host.observe(&f.uid).unwrap();
     let (pin, _) = observed.loads["l1"].programs.first_key_value().unwrap();
-    let fd = f.host.open_program(&f.uid, "l1", pin).unwrap();
+    f.host.open_program(&f.uid, "l1", pin).unwrap()
+}
+
+#[test]
+fn facts_are_those_of_bpftool() {
+    let mut f = Fixture::new();
+    let fd = counting(&mut f);
     let facts = program::facts(fd.as_fd()).unwrap();
     let output =
         Command::new("bpftool").args(["-j", "prog", "show", "id", &facts.info.id.to_string()]).output().unwrap();
@@ -33,8 +38,15 @@ fn facts_are_those_of_bpftool() {
     for (key, value) in ours.as_object().unwrap() {
         assert_eq!(&theirs[key], value, "{key}: {theirs}");
     }
-    assert!(facts.verified_insns > 0 && facts.loaded_at > 0);
+}
 
+#[test]
+fn runs_are_counted_while_somebody_asks() {
+    let mut f = Fixture::new();
+    let fd = counting(&mut f);
+    let facts = program::facts(fd.as_fd()).unwrap();
+    assert!(facts.verified_insns > 0 && facts.loaded_at > 0 && facts.translated_len > 0);
+    assert_eq!((program::type_name(facts.info.program_type).as_str(), facts.maps.is_empty()), ("xdp", false));
     // Whether they are counted without the descriptor depends on who else has one.
     let runs = || program::stats(fd.as_fd()).unwrap();
     let before = runs();

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::samples::{NODE, talk};
-use super::{Cluster, bad_input};
+use super::{Cluster, bad_input, samples};
 use crate::install::until;
 
 const NAME: &str = "xdp-counter";
@@ -65,19 +65,17 @@ pub fn suspend_resume_restart(c: &Cluster) -> Result<()> {
     ensure!(resumed >= still + 3, "a resumed program counts: {still} became {resumed}");
 
     // Nor does whoever wants it off its hooks wait for a tag that is not there.
+    let manifest = samples::xdp_counter_manifest(c)?;
     let image = c.program(NAME)?["spec"]["image"]["reference"].as_str().unwrap_or_default().to_owned();
-    let patch = |reference: &str| {
-        let patch = format!("{{\"spec\": {{\"image\": {{\"reference\": \"{reference}\"}}}}}}");
-        c.kubectl(&["patch", "ebpf", NAME, "--type=merge", "-p", &patch])
-    };
-    patch(&format!("{}/nobody-pushed-it:v1", c.place.registry))?;
+    ensure!(manifest.contains(&image), "the sample names {image}");
+    c.place.apply(&manifest.replace(&image, &format!("{}/nobody-pushed-it:v1", c.place.registry)))?;
     bad_input::expect(c, NAME, "ImageNotFound", "the registry does not have it")?;
     shown("what ran runs on", &before)?;
     skep("suspend")?;
     shown("off its hooks", &(before.0.clone(), 0))?;
     skep("resume")?;
     shown("on its hooks again", &before)?;
-    patch(&image)?;
+    c.place.apply(&manifest)?;
     bad_input::expect(c, NAME, "Ready", "")?;
     shown("as before, of the same load", &before)?;
 
