@@ -7,8 +7,8 @@ use skep_proto::v1::inspector_client::InspectorClient;
 use skep_proto::v1::{
     DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DumpMapRequest, EventFrame,
     FunctionFacts, FunctionVerdict, ListMapsRequest, ListProgramsRequest, LookupMapRequest, LookupMapResponse,
-    MapFrame, MapInfo, ProgramRef, ProgramReport, StatsFrame, TailEventsRequest, UpdateMapRequest,
-    VerifyProgramRequest, WatchMapRequest, WatchStatsRequest,
+    MapFrame, MapInfo, ProgramRef, ProgramReport, StatsFrame, TailEventsRequest, TestProgramRequest, TestRun,
+    UpdateMapRequest, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -77,6 +77,11 @@ impl Agent {
         Agent { node, inspector, forward, timeout }
     }
 
+    /// Asked over the node's own socket.
+    pub fn is_local(&self) -> bool {
+        self.forward.is_none()
+    }
+
     /// The node's programs of a namespace; over the socket empty means all.
     pub async fn programs(&self, namespace: &str) -> Result<Vec<ProgramReport>, Error> {
         let mut client = self.inspector.clone();
@@ -113,6 +118,13 @@ impl Agent {
         let mut client = self.inspector.clone();
         let asked = async { Ok(client.verify_program(request).await?.into_inner()) };
         within(self.timeout, "asking for the verifier's verdict", asked).await
+    }
+
+    /// What a function makes of packets.
+    pub async fn test(&self, request: TestProgramRequest) -> Result<Vec<TestRun>, Error> {
+        let mut client = self.inspector.clone();
+        let asked = async { Ok(client.test_program(request).await?.into_inner().runs) };
+        within(self.timeout, "running the function", asked).await
     }
 
     /// How often they run.

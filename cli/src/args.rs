@@ -1,5 +1,6 @@
 //! The command line.
 
+mod hist;
 mod maps;
 mod prog;
 
@@ -8,8 +9,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::hist::{Hist, Scale};
 pub use self::maps::{Maps, MapsCommand, MapsDel, MapsDump, MapsGet, MapsLs, MapsSet, MapsTop, MapsWatch, Nodes};
-pub use self::prog::{Prog, ProgCommand, ProgLog, ProgLs, ProgTop};
+pub use self::prog::{Prog, ProgCommand, ProgLog, ProgLs, ProgTest, ProgTop};
 
 /// eBPF programs, why they are not ready, and what is in their maps, on every node.
 #[derive(Debug, Parser)]
@@ -68,6 +70,8 @@ pub enum Command {
     Why(Why),
     /// Look into the maps of programs.
     Maps(Maps),
+    /// Draw a map of counters as histograms.
+    Hist(Hist),
     /// See what the kernel says of the functions that run.
     Prog(Prog),
     /// Print the records that programs write into a ring buffer or perf event array, as they come.
@@ -247,7 +251,11 @@ pub enum MapsFormat {
 pub enum DumpFormat {
     Table,
     Json,
+    /// An entry a line, as they come and in no order: for maps that are larger than anybody keeps.
+    Jsonl,
     Yaml,
+    /// The table's cells.
+    Csv,
     Raw,
 }
 

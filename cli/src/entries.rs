@@ -5,6 +5,7 @@ use skep_object::btf::decode::hex;
 use skep_proto::v1::RawEntries;
 
 use crate::error::Error;
+use crate::percpu;
 use crate::schema::Schema;
 
 /// One entry, as it lies in memory.
@@ -55,6 +56,14 @@ impl Entry {
         let written = |value: &&&[u8]| value.iter().any(|byte| *byte != 0);
         let some = all.iter().any(|value| written(&value));
         all.iter().filter(|value| !some || written(value)).map(|value| schema.value.decode(value)).collect()
+    }
+
+    /// One value, decoded: of a per-CPU map the sum.
+    pub fn one(&self, schema: &Schema) -> Value {
+        match schema.is_per_cpu() {
+            true => percpu::sum(&schema.value, &self.written(schema)),
+            false => self.values(schema).pop().unwrap_or_default(),
+        }
     }
 
     /// Key and values in hexadecimal.

@@ -23,6 +23,7 @@ pub mod error;
 pub mod events;
 pub mod get;
 pub mod hint;
+pub mod hist;
 pub mod live;
 pub mod maps;
 pub mod order;
@@ -37,6 +38,7 @@ pub mod socket;
 pub mod source;
 pub mod table;
 pub mod tail;
+pub mod trial;
 pub mod view;
 pub mod watch;
 pub mod why;
@@ -59,9 +61,11 @@ pub async fn run(cli: &Cli) -> Result<(), Error> {
             MapsCommand::Watch(watch) => watch::changes(&cli.global, watch).await,
             MapsCommand::Top(top) => watch::top(&cli.global, top).await,
         },
+        Command::Hist(hist) => hist::run(&cli.global, hist).await,
         Command::Prog(prog) => match &prog.command {
             ProgCommand::Ls(ls) => prog::ls(&cli.global, ls).await,
             ProgCommand::Log(log) => prog::log(&cli.global, log).await,
+            ProgCommand::Test(test) => trial::run(&cli.global, test).await,
             ProgCommand::Top(top) => prog::top(&cli.global, top).await,
         },
         Command::Events(events) => tail::run(&cli.global, events).await,

@@ -16,7 +16,6 @@ use crate::entries::{Entry, unpack};
 use crate::error::Error;
 use crate::live::{self, Live};
 use crate::output::{self, note};
-use crate::percpu;
 use crate::schema::Schema;
 use crate::source::{self, Access};
 use crate::table::Table;
@@ -146,14 +145,6 @@ fn unpacked(schema: &Schema, frame: &Changes) -> Result<Vec<Change>, Error> {
     Ok(pairs.enumerate().map(|(index, (entry, before))| Change { entry, before, added: added(index) }).collect())
 }
 
-/// One value for each entry: of a per-CPU map the sum.
-fn value(schema: &Schema, entry: &Entry) -> Value {
-    match schema.is_per_cpu() {
-        true => percpu::sum(&schema.value, &entry.written(schema)),
-        false => entry.values(schema).pop().unwrap_or_default(),
-    }
-}
-
 fn seconds(frame: &Changes) -> f64 {
     (frame.elapsed_us as f64 / 1e6).max(1e-6)
 }
@@ -180,9 +171,9 @@ fn lines(node: &str, schema: &Schema, frame: &Changes, format: WatchFormat, seve
         text.push('\n');
     };
     for Change { entry, before, added } in unpacked(schema, frame)? {
-        let (key, now) = (entry.key(schema), value(schema, &entry));
+        let (key, now) = (entry.key(schema), entry.one(schema));
         // Of what the first look found nobody knows since when it grew.
-        let grown = (frame.look > 0).then(|| rates(&schema.value, &value(schema, &before), &now, seconds(frame)));
+        let grown = (frame.look > 0).then(|| rates(&schema.value, &before.one(schema), &now, seconds(frame)));
         let (change, rates) = (if added { "added" } else { "changed" }, grown.filter(|rates| !rates.is_null()));
         line(Row { node, change, key, value: Some(now), rates });
     }
@@ -243,7 +234,7 @@ fn grown(node: &str, schema: &Schema, frame: &Changes, member: &str) -> Result<V
     let of = |Change { entry, before, .. }: Change| {
         let each = before.each(schema).zip(entry.each(schema));
         let grown: f64 = each.filter_map(|(was, is)| member.growth(&[&entry.key, was], &[&entry.key, is])).sum();
-        let (key, value) = (entry.key(schema), value(schema, &entry));
+        let (key, value) = (entry.key(schema), entry.one(schema));
         let cells = columns.iter().map(|column| match column.side {
             Side::Key => column.cell(&key),
             Side::Value => column.cell(&value),

@@ -206,6 +206,8 @@ fn dump_shows_a_map_in_every_format() {
     golden("dump.json", &dump::render(&all, DumpFormat::Json, true));
     golden("dump.yaml", &dump::render(&all, DumpFormat::Yaml, true));
     golden("dump-raw.txt", &dump::render(&all, DumpFormat::Raw, true));
+    golden("dump.jsonl", &dump::render(&all, DumpFormat::Jsonl, true));
+    golden("dump.csv", &dump::render(&all, DumpFormat::Csv, true));
     golden("dump-one-node.txt", &dump::render(&all[..1], DumpFormat::Table, false));
     assert_eq!(dump::render(&[], DumpFormat::Json, true), "[]\n");
 }

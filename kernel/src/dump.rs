@@ -62,6 +62,72 @@ pub struct MapFacts {
     pub frozen: bool,
 }
 
+/// Where a reading stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Before this entry of an array.
+    Index(u32),
+    /// After so many entries of the batch that begins here.
+    Cursor { cursor: Option<Vec<u8>>, skip: u32 },
+    /// After this key.
+    Key(Vec<u8>),
+}
+
+impl Place {
+    /// As bytes, for those to whom it means nothing.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Place::Index(index) => [&[0][..], &index.to_le_bytes()].concat(),
+            Place::Cursor { cursor: None, skip } => [&[1][..], &skip.to_le_bytes()].concat(),
+            Place::Cursor { cursor: Some(cursor), skip } => [&[2][..], &skip.to_le_bytes(), cursor].concat(),
+            Place::Key(key) => [&[3][..], key].concat(),
+        }
+    }
+
+    /// The inverse, for a map with such keys; `None` of what is none.
+    pub fn from_bytes(bytes: &[u8], key_size: u32) -> Option<Self> {
+        let (kind, rest) = bytes.split_first()?;
+        let number = || Some(u32::from_le_bytes(rest.get(..4)?.try_into().ok()?));
+        // As lookups leave it: as long as a key, and at least eight bytes.
+        let cursor_len = (key_size as usize).max(8);
+        match kind {
+            0 if rest.len() == 4 => Some(Place::Index(number()?)),
+            1 if rest.len() == 4 => Some(Place::Cursor { cursor: None, skip: number()? }),
+            2 if rest.len() == 4 + cursor_len => {
+                Some(Place::Cursor { cursor: Some(rest[4..].to_vec()), skip: number()? })
+            }
+            3 if rest.len() == key_size as usize => Some(Place::Key(rest.to_vec())),
+            _ => None,
+        }
+    }
+}
+
+/// Packed entries, and where they are in the map.
+#[derive(Debug)]
+pub struct Portion<'a> {
+    pub keys: &'a [u8],
+    pub values: &'a [u8],
+    place: Place,
+    reader: &'a MapReader,
+}
+
+impl Portion<'_> {
+    /// The place after its first so many entries.
+    pub fn after(&self, count: usize) -> Place {
+        match &self.place {
+            Place::Index(first) => Place::Index(first.saturating_add(count as u32)),
+            Place::Cursor { cursor, skip } => {
+                Place::Cursor { cursor: cursor.clone(), skip: skip.saturating_add(count as u32) }
+            }
+            Place::Key(_) => {
+                let size = self.reader.info().key_size as usize;
+                let last = count.saturating_sub(1) * size;
+                Place::Key(self.keys.get(last..last + size).unwrap_or_default().to_vec())
+            }
+        }
+    }
+}
+
 /// A map, ready to be read, and what its bytes mean.
 #[derive(Debug)]
 pub struct MapReader {
@@ -159,36 +225,51 @@ impl MapReader {
     /// kernel has for the type. A portion is at most [`PORTION`] bytes long, but for buckets of a hash and for single
     /// entries that are longer.
     pub fn read(&self, mut sink: impl FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
-        match way(self.info()) {
-            Way::Mapped => match self.map.mapping() {
-                Ok(mapping) => {
-                    self.read_mapped(&mapping, &mut sink);
-                    Ok(())
-                }
-                // Of a frozen map, or under a security module's rule.
-                Err(_) => self.read_keys(&mut sink),
-            },
-            Way::Batches => match self.read_batches(&mut sink)? {
+        self.read_from(None, |portion| sink(portion.keys, portion.values))
+    }
+
+    /// The same, from a place on at which an earlier reading stopped. What changed there meanwhile may come twice, or not.
+    pub fn read_from(&self, from: Option<Place>, mut sink: impl FnMut(&Portion<'_>) -> bool) -> io::Result<()> {
+        let gone = || io::Error::new(io::ErrorKind::InvalidInput, "its entries are not read in that way");
+        match (way(self.info()), from) {
+            (Way::Refused(why), _) => Err(io::Error::new(io::ErrorKind::Unsupported, why)),
+            (Way::Mapped, from @ (None | Some(Place::Index(_)))) if let Ok(mapping) = self.map.mapping() => {
+                let first = if let Some(Place::Index(first)) = from { first } else { 0 };
+                self.read_mapped(&mapping, first, &mut sink);
+                Ok(())
+            }
+            (Way::Batches, Some(Place::Cursor { cursor, skip })) => {
+                self.read_batches(cursor, skip as usize, &mut sink).map(drop)
+            }
+            (Way::Batches, None) => match self.read_batches(None, 0, &mut sink)? {
                 Progress::Done => Ok(()),
-                Progress::Unsupported => self.read_keys(&mut sink),
+                Progress::Unsupported => self.read_keys(None, &mut sink),
             },
-            Way::Keys => self.read_keys(&mut sink),
-            Way::Head => {
+            (Way::Head, None) => {
                 if let Some(value) = self.map.lookup(&[])? {
-                    sink(&[], &value);
+                    sink(&Portion { keys: &[], values: &value, place: Place::Index(0), reader: self });
                 }
                 Ok(())
             }
-            Way::Refused(why) => Err(io::Error::new(io::ErrorKind::Unsupported, why)),
+            // Those that are mapped where they are frozen, or a security module has a rule.
+            (Way::Keys | Way::Mapped, None) => self.read_keys(None, &mut sink),
+            (Way::Keys | Way::Mapped | Way::Batches, Some(Place::Key(key))) => {
+                if self.map.lookup(&key)?.is_none() {
+                    let message = "the entry at which it stopped is gone; begin anew";
+                    return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+                }
+                self.read_keys(Some(key), &mut sink)
+            }
+            _ => Err(gone()),
         }
     }
 
-    fn read_mapped(&self, mapping: &Mapping, sink: &mut impl FnMut(&[u8], &[u8]) -> bool) {
+    fn read_mapped(&self, mapping: &Mapping, first: u32, sink: &mut impl FnMut(&Portion<'_>) -> bool) {
         let (size, entries) = (self.info().value_size as usize, self.info().max_entries);
         let stride = size.next_multiple_of(8);
         let at_once = (PORTION / (size + 4)).max(1) as u32;
         let (mut keys, mut values) = (Vec::new(), Vec::new());
-        for first in (0..entries).step_by(at_once as usize) {
+        for first in (first..entries).step_by(at_once as usize) {
             let last = first.saturating_add(at_once).min(entries);
             keys.clear();
             keys.extend((first..last).flat_map(u32::to_ne_bytes));
@@ -199,20 +280,30 @@ impl MapReader {
                 let each = values.chunks_exact_mut(size).zip(first as usize..);
                 each.for_each(|(value, index)| mapping.copy(index * stride, value));
             }
-            if !sink(&keys, &values) {
+            if !sink(&Portion { keys: &keys, values: &values, place: Place::Index(first), reader: self }) {
                 return;
             }
         }
     }
 
-    fn read_batches(&self, sink: &mut impl FnMut(&[u8], &[u8]) -> bool) -> io::Result<Progress> {
-        let (mut cursor, mut keys, mut values) = (None, Vec::new(), Vec::new());
+    fn read_batches(
+        &self,
+        mut cursor: Option<Vec<u8>>,
+        mut skip: usize,
+        sink: &mut impl FnMut(&Portion<'_>) -> bool,
+    ) -> io::Result<Progress> {
+        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        let (key_len, value_len) = (self.info().key_size as usize, self.entry_len());
         let mut max = BATCH.min(self.info().max_entries.max(1));
         loop {
             let before: Option<Vec<u8>> = cursor.clone();
             match self.map.lookup_batch(&mut cursor, max, &mut keys, &mut values) {
                 Ok(done) => {
-                    if !keys.is_empty() && !sink(&keys, &values) || done {
+                    let from = skip.min(values.len().checked_div(value_len).unwrap_or(0));
+                    let place = Place::Cursor { cursor: before, skip: from as u32 };
+                    let (keys, values) = (&keys[from * key_len..], &values[from * value_len..]);
+                    skip = 0;
+                    if !keys.is_empty() && !sink(&Portion { keys, values, place, reader: self }) || done {
                         return Ok(Progress::Done);
                     }
                 }
@@ -231,9 +322,10 @@ impl MapReader {
         }
     }
 
-    fn read_keys(&self, sink: &mut impl FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
+    fn read_keys(&self, mut key: Option<Vec<u8>>, sink: &mut impl FnMut(&Portion<'_>) -> bool) -> io::Result<()> {
         let (mut keys, mut values, mut count) = (Vec::new(), Vec::new(), 0);
-        let mut key: Option<Vec<u8>> = None;
+        // Places are told by keys alone.
+        let place = || Place::Key(Vec::new());
         // A key that is deleted under the walk sends it back to the start: more steps than entries mean going round.
         let mut steps = 0u64;
         while let Some(next) = self.map.next_key(key.as_deref())? {
@@ -243,7 +335,7 @@ impl MapReader {
                 count += 1;
             }
             if count == BATCH {
-                if !sink(&keys, &values) {
+                if !sink(&Portion { keys: &keys, values: &values, place: place(), reader: self }) {
                     return Ok(());
                 }
                 keys.clear();
@@ -257,7 +349,7 @@ impl MapReader {
             }
         }
         if count > 0 {
-            sink(&keys, &values);
+            sink(&Portion { keys: &keys, values: &values, place: place(), reader: self });
         }
         Ok(())
     }

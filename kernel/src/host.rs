@@ -83,6 +83,11 @@ impl Host {
         load::verify(request, self.types_for(request).as_deref())
     }
 
+    /// Loads the programs of a request once more, with maps of their own; they go with the descriptors.
+    pub fn copy(&self, request: &LoadRequest) -> Result<load::Loaded, KernelError> {
+        load::copy(request, self.types_for(request).as_deref())
+    }
+
     /// Opens a program of a load by the name of its pin.
     pub fn open_program(&self, uid: &str, load: &str, pin: &str) -> Result<OwnedFd, KernelError> {
         self.program_fd(uid, &ProgramAt { load: load.into(), pin: pin.into() })

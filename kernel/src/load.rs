@@ -113,8 +113,7 @@ pub struct Verified {
 
 /// Has all variants of a request verified, and leaves nothing. Maps are made small where their size does not matter.
 pub fn verify(request: &LoadRequest, target: Option<&TargetBtf>) -> Result<Vec<Verified>, KernelError> {
-    let mut request = LoadRequest { share: BTreeMap::new(), keep: BTreeMap::new(), ..request.clone() };
-    request.maps.iter_mut().filter(|def| SIZELESS.contains(&def.map_type)).for_each(|def| def.max_entries = 1);
+    let request = alone(request, 1);
     let mut all = Vec::new();
     make(&request, BTreeMap::new(), target)?.each(&request, target, |_, variant, load| {
         let function = variant.function.clone();
@@ -125,6 +124,27 @@ pub fn verify(request: &LoadRequest, target: Option<&TargetBtf>) -> Result<Vec<V
         Ok(())
     })?;
     Ok(all)
+}
+
+/// Loads the programs of a request beside whatever runs, with maps of their own, to be run on demand. Gates are left out:
+/// who runs them is in no pod.
+pub fn copy(request: &LoadRequest, target: Option<&TargetBtf>) -> Result<Loaded, KernelError> {
+    let ungated = |variant: &Variant| {
+        let mut variant = variant.clone();
+        variant.attributes.gate = None;
+        variant
+    };
+    let request = alone(request, 1024);
+    let variants = request.variants.iter().map(ungated).collect();
+    load(&LoadRequest { variants, ..request }, BTreeMap::new(), target)
+}
+
+/// A request for something that shares nothing, with maps of so many entries where it does not matter.
+fn alone(request: &LoadRequest, entries: u32) -> LoadRequest {
+    let mut request = LoadRequest { share: BTreeMap::new(), keep: BTreeMap::new(), ..request.clone() };
+    let sizeless = request.maps.iter_mut().filter(|def| SIZELESS.contains(&def.map_type));
+    sizeless.for_each(|def| def.max_entries = def.max_entries.min(entries));
+    request
 }
 
 /// Maps of whose number of entries no program can tell: hash, percpu_hash, lru_hash, lru_percpu_hash, lpm_trie.

@@ -14,8 +14,8 @@ use skep_proto::v1::update_map_request::Mode;
 use skep_proto::v1::{
     Changes, Datum, DecodedChange, DeleteMapEntriesRequest, DescribeProgramsRequest, DumpMapRequest, EventEnd,
     FunctionVerdict, LookupMapRequest, MapEntry, MapFrame, ProgramRef, State, StatsFrame, TailEventsRequest,
-    UpdateMapRequest, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest, datum, event_frame,
-    lookup_map_request::Key, map_frame,
+    TestProgramRequest, TestRun, UpdateMapRequest, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest, datum,
+    event_frame, lookup_map_request::Key, map_frame,
 };
 use skep_proto::value::{from_json, to_json};
 use tonic::transport::Channel;
@@ -59,7 +59,15 @@ async fn dump(
     top: &str,
 ) -> Result<(Vec<(Value, Value)>, u64), Status> {
     let (filter, top) = (filter.to_owned(), top.to_owned());
-    let request = DumpMapRequest { program: program(), map: map.into(), decode: true, limit, filter, top };
+    let request = DumpMapRequest {
+        program: program(),
+        map: map.into(),
+        decode: true,
+        limit,
+        filter,
+        top,
+        ..DumpMapRequest::default()
+    };
     let mut stream = node.inspector().dump_map(request).await?.into_inner();
     let mut entries = Vec::new();
     while let Some(frame) = stream.message().await? {
@@ -163,6 +171,48 @@ async fn what_is_not_wanted_of_a_map_is_left_out_on_the_node() {
     wanted.sort_unstable_by(|a, b| b.cmp(a));
     assert_eq!((packets.as_slice(), read), (&wanted[..5], 500));
     assert!(dump(node, "flows", 0, "value.packets > 1000", "").await.unwrap().0.is_empty());
+
+    // Page by page, each entry once; with a condition too.
+    for (filter, expected) in [("", 500), ("value.packets > 250", 250)] {
+        let (mut ports, mut page, mut pages) = (Vec::new(), Default::default(), 0);
+        loop {
+            let (filter, map) = (filter.to_owned(), "flows".to_owned());
+            let request = DumpMapRequest {
+                program: program(),
+                map,
+                decode: true,
+                limit: 70,
+                filter,
+                page,
+                ..DumpMapRequest::default()
+            };
+            let mut stream = node.inspector().dump_map(request).await.unwrap().into_inner();
+            let mut next = None;
+            while let Some(frame) = stream.message().await.unwrap() {
+                match frame.frame.unwrap() {
+                    map_frame::Frame::Decoded(decoded) => ports.extend(
+                        decoded.entries.iter().map(|e| to_json(e.key.as_ref().unwrap())["port"].as_u64().unwrap()),
+                    ),
+                    map_frame::Frame::End(end) => next = Some(end.next_page),
+                    _ => {}
+                }
+            }
+            (page, pages) = (next.unwrap(), pages + 1);
+            if page.is_empty() {
+                break;
+            }
+        }
+        let all = ports.len();
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!((ports.len(), all), (expected, expected), "{filter:?}");
+        assert_eq!(pages, expected / 70 + 1, "{filter:?}");
+    }
+    let page = vec![1, 2, 3, 4, 5, 6, 7, 8, 9].into();
+    let request =
+        DumpMapRequest { program: program(), map: "flows".into(), limit: 1, page, ..DumpMapRequest::default() };
+    let status = node.inspector().dump_map(request).await.map(drop).unwrap_err();
+    assert!(status.message().starts_with("page: it is of another map, or none"), "{status}");
 
     for (filter, top, limit, said) in [
         ("value.pakets > 1", "", 0, "filter: value has no member pakets; it has packets, bytes"),
@@ -407,6 +457,53 @@ async fn functions_are_described_and_their_runs_counted() {
     let asked = WatchStatsRequest { interval_ms: 5, ..WatchStatsRequest::default() };
     let status = node.inspector().watch_stats(asked).await.map(drop).unwrap_err();
     assert_eq!(status.message(), "interval_ms 5: at least 100");
+}
+
+/// On packets, with maps of its own or with those that are.
+#[tokio::test]
+async fn functions_run_on_packets() {
+    let mut node = Node::start().await;
+    let (image, trace) = (node.push("net", "counter:v1").await, node.push("trace", "trace:v1").await);
+    node.write("a.yaml", &manifest("counter", &image, json!({"step": 1})));
+    node.until("counter", |r| r.state() == State::Ready).await;
+    let ask = async |function: &str, packets: Vec<Vec<u8>>, live: bool| -> Result<Vec<TestRun>, Status> {
+        let packets = packets.into_iter().map(Into::into).collect();
+        let (function, repeat) = (function.into(), 0);
+        let request = TestProgramRequest { program: program(), function, packets, live, repeat };
+        Ok(node.inspector().test_program(request).await?.into_inner().runs)
+    };
+    let packet = vec![9u8; 64];
+    let runs = ask("count_xdp", vec![packet.clone(), vec![1; 100]], false).await.unwrap();
+    let seen: Vec<_> = runs.iter().map(|run| (run.return_value, run.verdict.as_str(), run.packet.len())).collect();
+    assert_eq!(seen, [(2, "XDP_PASS", 64), (2, "XDP_PASS", 100)]);
+    assert_eq!((get(&node, "hits", &json!(0)).await, runs[0].packet.to_vec()), (Some(json!(0)), packet.clone()));
+    ask("count_xdp", vec![packet.clone(); 3], true).await.unwrap();
+    assert_eq!(get(&node, "hits", &json!(0)).await, Some(json!(3)), "its own maps");
+    node.until_logged("root of the node ran function count_xdp, with its maps, on packets of a test").await;
+    for (function, packets, live, said) in [
+        ("nothing", vec![packet.clone()], false, "ProgramUnknown: no function nothing is loaded; there are count_xdp"),
+        ("nothing", vec![packet.clone()], true, "ProgramUnknown: no function nothing is loaded; there are count_xdp"),
+        ("count_xdp", vec![], false, "0 packets: one at least, and at most 1024"),
+        (
+            "count_xdp",
+            vec![packet.clone(), vec![1; 3]],
+            false,
+            "packet 1: the kernel takes none of 3 bytes for a program of type xdp",
+        ),
+    ] {
+        let status = ask(function, packets, live).await.unwrap_err();
+        assert!(status.message().starts_with(said), "{status}");
+    }
+    node.write("a.yaml", &tracing_manifest("counter", &trace, "on_raw", "rawTracepoint: {name: sys_enter}"));
+    node.until("counter", |r| r.functions.iter().any(|f| f.name == "on_raw")).await;
+    let request = TestProgramRequest {
+        program: program(),
+        function: "on_raw".into(),
+        packets: vec![packet.into()],
+        ..Default::default()
+    };
+    let status = node.inspector().test_program(request).await.unwrap_err();
+    assert!(!status.message().is_empty() && status.code() != Code::Internal, "{status}");
 }
 
 /// Every word of the verifier, of what runs and of what it refuses.

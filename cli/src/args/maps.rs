@@ -54,6 +54,8 @@ pub struct MapsLs {
   kubectl skep maps dump flows counts -o json | jq '.[] | select(.value.packets > 1000)'
   kubectl skep maps dump flows counts --filter 'value.packets > 1000 and key.source == 10.0.0.1'
   kubectl skep maps dump flows counts --top value.bytes --limit 10
+  kubectl skep maps dump flows counts -o csv > counts.csv
+  kubectl skep maps dump flows counts --node node-7 --limit 1000 --page 2a0000000100000000
   kubectl-skep maps dump flows .bss --socket /run/skep/agent.sock
 
 The table shows the sum over all CPUs for integers of per-CPU maps; json and yaml show a list with one value per CPU.
@@ -76,6 +78,9 @@ pub struct MapsDump {
     /// Only entries that satisfy this, found out on the node: docs/filter.md.
     #[arg(long, value_name = "CONDITION")]
     pub filter: Option<String>,
+    /// Go on where a dump with --limit stopped, which says how.
+    #[arg(long, value_name = "PAGE", requires = "limit", conflicts_with = "top", value_parser = page)]
+    pub page: Option<Hex>,
     /// The entries whose number in this member is largest, in that order; how many is said by --limit.
     #[arg(long, value_name = "MEMBER", requires = "limit")]
     pub top: Option<String>,
@@ -163,6 +168,20 @@ pub(super) fn interval(text: &str) -> Result<Duration, String> {
         seconds.or_else(|_| Duration::try_from(text.parse::<jiff::SignedDuration>().map_err(drop)?).map_err(drop));
     let fits = |given: &Duration| (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(given);
     given.ok().filter(fits).ok_or_else(wrong)
+}
+
+/// Bytes in hexadecimal.
+#[derive(Clone, Debug)]
+pub struct Hex(pub Vec<u8>);
+
+pub(super) fn hex(text: &str) -> Option<Hex> {
+    let digits = |at: usize| text.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
+    let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(digits).collect();
+    bytes.filter(|bytes| !bytes.is_empty()).map(Hex)
+}
+
+fn page(text: &str) -> Result<Hex, String> {
+    hex(text).ok_or_else(|| format!("{text:?} is no page; copy it from the note of the dump before"))
 }
 
 /// Where a map is written: on a node's own socket there is no choice.

@@ -1,10 +1,11 @@
 //! `prog` and what is below it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::maps::interval;
+use super::maps::{Hex, hex, interval};
 use super::{MapsFormat, PushFormat, TopFormat, program};
 
 #[derive(Debug, Args)]
@@ -19,6 +20,8 @@ pub enum ProgCommand {
     Ls(ProgLs),
     /// Print what the verifier says of functions: the whole log, of refused ones too.
     Log(ProgLog),
+    /// Run a function on packets, and see what it makes of them.
+    Test(ProgTest),
     /// Show how often functions run, and how much of a CPU they take.
     Top(ProgTop),
 }
@@ -59,6 +62,44 @@ pub struct ProgLog {
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = PushFormat::Text)]
     pub output: PushFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl skep prog test firewall check --pcap attack.pcap
+  kubectl skep prog test firewall check --packet ffffffffffff0242ac1100020800 --node node-7 -o json
+
+A copy of the function runs, with maps of its own that are empty; --live runs the one that is loaded, which writes its maps,
+and needs update on ebpfprograms/maps. Packets begin with the link layer. For xdp, tc, tcx, cgroupSkb and other types that
+the kernel runs on packets.")]
+pub struct ProgTest {
+    /// The program.
+    #[arg(value_parser = program)]
+    pub name: String,
+    /// The function.
+    pub function: String,
+    /// A packet in hexadecimal; may be given several times.
+    #[arg(long, value_name = "HEX", required_unless_present = "pcap", value_parser = packet)]
+    pub packet: Vec<Hex>,
+    /// Packets from a file, as tcpdump writes them.
+    #[arg(long, value_name = "FILE", conflicts_with = "packet")]
+    pub pcap: Option<PathBuf>,
+    /// Runs on each packet, of which the mean time is shown; what a run changes in the packet, the next one finds.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub repeat: u32,
+    /// Run the function that is loaded, with its maps.
+    #[arg(long)]
+    pub live: bool,
+    /// Only on this node; default: every node that runs the program.
+    #[arg(long, conflicts_with = "socket")]
+    pub node: Option<String>,
+    /// How to print it; json has the packets afterwards.
+    #[arg(short, long, value_enum, default_value_t = TopFormat::Table)]
+    pub output: TopFormat,
+}
+
+fn packet(text: &str) -> Result<Hex, String> {
+    hex(text).ok_or_else(|| "not hexadecimal: write two digits for each byte".to_owned())
 }
 
 #[derive(Debug, Args)]

@@ -11,8 +11,9 @@ use skep_proto::v1::{
     DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DescribeProgramsResponse,
     DumpMapRequest, End, EventFrame, FunctionVerdict, HookReport, ListMapsRequest, ListMapsResponse,
     ListProgramsRequest, ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, MapSchema,
-    ProgramRef, ProgramReport, RawEntries, State, StatsFrame, TailEventsRequest, TargetFailure, UpdateMapRequest,
-    UpdateMapResponse, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest, map_frame::Frame,
+    ProgramRef, ProgramReport, RawEntries, State, StatsFrame, TailEventsRequest, TargetFailure, TestProgramRequest,
+    TestProgramResponse, UpdateMapRequest, UpdateMapResponse, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest,
+    map_frame::Frame,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -169,6 +170,10 @@ impl Inspector for Service {
         &self,
         _: Request<VerifyProgramRequest>,
     ) -> Result<Response<Self::VerifyProgramStream>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn test_program(&self, _: Request<TestProgramRequest>) -> Result<Response<TestProgramResponse>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 

@@ -341,17 +341,45 @@ pub fn all_ids() -> io::Result<Vec<u32>> {
     ids(Command::ProgNextId)
 }
 
-/// Runs a program once on a packet; its return value.
-pub fn test_run(fd: BorrowedFd<'_>, packet: &[u8]) -> io::Result<u32> {
-    let mut attr = TestRun {
-        prog_fd: raw(fd),
-        data_size_in: packet.len() as u32,
-        data_in: packet.as_ptr() as u64,
-        repeat: 1,
-        ..TestRun::default()
-    };
-    bpf(Command::ProgTestRun, &mut attr)?;
-    Ok(attr.retval)
+/// What a run on a packet came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PacketRun {
+    pub value: u32,
+    /// The packet afterwards.
+    pub data: Vec<u8>,
+    /// Nanoseconds of a run, on average.
+    pub duration_ns: u32,
+}
+
+/// ENOTSUPP, a number of the kernel's own.
+const ENOTSUPP: i32 = 524;
+/// Longest packet, with what a program may add to it.
+const MAX_PACKET: usize = 1 << 17;
+
+/// Runs a program on a packet, so many times on the same one: what it changes in it, the next run finds. EOPNOTSUPP: the
+/// kernel does not run such programs so.
+pub fn test_run(fd: BorrowedFd<'_>, packet: &[u8], repeat: u32) -> io::Result<PacketRun> {
+    let mut data = vec![0u8; packet.len() + 512];
+    loop {
+        let mut attr = TestRun {
+            prog_fd: raw(fd),
+            data_size_in: packet.len() as u32,
+            data_size_out: data.len() as u32,
+            data_in: packet.as_ptr() as u64,
+            data_out: data.as_mut_ptr() as u64,
+            repeat,
+            ..TestRun::default()
+        };
+        match bpf(Command::ProgTestRun, &mut attr) {
+            Ok(_) => {
+                data.truncate(attr.data_size_out as usize);
+                return Ok(PacketRun { value: attr.retval, data, duration_ns: attr.duration });
+            }
+            Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && data.len() < MAX_PACKET => data.resize(MAX_PACKET, 0),
+            Err(e) if e.raw_os_error() == Some(ENOTSUPP) => return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+            Err(e) => return Err(e),
+        }
+    }
 }
 
 /// BPF_F_TEST_RUN_ON_CPU.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use skep_kernel::dump::{MapReader, PORTION};
 use skep_kernel::load::create_map;
@@ -87,6 +88,59 @@ fn every_type_with_keys_gives_what_was_put_in() {
         let found = read(fd);
         assert_eq!(found.len(), put.len(), "type {map_type}, flags {flags}");
         assert!(found == put, "type {map_type}, flags {flags}: other values than were put in");
+    }
+}
+
+/// What is there throughout is seen exactly once, whatever happens around it.
+#[test]
+fn a_hash_that_changes_at_full_speed_shows_every_lasting_key_once() {
+    const LASTING: u32 = 100_000;
+    const NO_PREALLOC: u32 = 1;
+    for flags in [0, NO_PREALLOC] {
+        let fd = map(types::HASH, 4, 8, 2 * LASTING, flags);
+        let writer = Map::new(fd.try_clone().unwrap()).unwrap();
+        for key in 0..LASTING {
+            writer.update(&key.to_ne_bytes(), &1u64.to_ne_bytes(), 0).unwrap();
+        }
+        let (stop, reader) = (AtomicBool::new(false), MapReader::new(fd).unwrap());
+        let writes = std::thread::scope(|scope| {
+            let writing = scope.spawn(|| {
+                let (mut random, mut writes) = (fastrand::Rng::with_seed(7), 0u64);
+                while !stop.load(Ordering::Relaxed) {
+                    // A lasting one is updated; others come and go.
+                    writer.update(&random.u32(..LASTING).to_ne_bytes(), &random.u64(..).to_ne_bytes(), 0).unwrap();
+                    let passing = random.u32(LASTING..2 * LASTING - 100).to_ne_bytes();
+                    if random.bool() {
+                        writer.update(&passing, &0u64.to_ne_bytes(), 0).unwrap();
+                    } else {
+                        writer.delete(&passing).unwrap();
+                    }
+                    writes += 2;
+                }
+                writes
+            });
+            for dump in 0..20 {
+                let mut seen = vec![0u8; LASTING as usize];
+                let read = reader.read(|keys, _| {
+                    for key in keys.chunks_exact(4) {
+                        let key = u32::from_ne_bytes(key.try_into().unwrap());
+                        if let Some(seen) = seen.get_mut(key as usize) {
+                            *seen += 1;
+                        }
+                    }
+                    true
+                });
+                read.unwrap();
+                let wrong = seen.iter().position(|times| *times != 1);
+                if let Some(key) = wrong {
+                    stop.store(true, Ordering::Relaxed);
+                    panic!("flags {flags}, dump {dump}: key {key} came {} times", seen[key]);
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+            writing.join().unwrap()
+        });
+        assert!(writes > 10_000, "nothing happened around it: {writes} writes");
     }
 }
 

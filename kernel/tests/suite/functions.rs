@@ -23,7 +23,7 @@ fn on(kind: Kind, program: u32) -> Hook {
 }
 
 fn run(id: u32) -> u32 {
-    program::test_run(program::by_id(id).unwrap().as_fd(), &[0; 64]).unwrap()
+    program::test_run(program::by_id(id).unwrap().as_fd(), &[0; 64], 1).unwrap().value
 }
 
 /// This kernel lets functions be traced and replaced; the vendors' that do not say so with EPERM.

@@ -93,7 +93,7 @@ fn maps_of_maps_and_program_arrays_start_as_the_object_says() {
     let pin = request.variants.first().unwrap().pin();
     let path = f.host.bpffs().load(&f.uid, "l1").join("progs").join(pin);
     let program = sys::open_pin(&path).unwrap();
-    assert_eq!(sys::program::test_run(program.as_fd(), &[0; 64]).unwrap(), 42, "the tail call was not taken");
+    assert_eq!(sys::program::test_run(program.as_fd(), &[0; 64], 1).unwrap().value, 42, "the tail call was not taken");
     let second = Map::new(f.host.open_map(&f.uid, "l1", "second").unwrap()).unwrap();
     assert_eq!(second.lookup(&[0; 4]).unwrap().unwrap(), 1u64.to_ne_bytes());
 }

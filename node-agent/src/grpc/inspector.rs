@@ -5,6 +5,7 @@ mod dump;
 mod events;
 mod line;
 mod programs;
+mod trial;
 mod watch;
 mod write;
 
@@ -20,8 +21,9 @@ use skep_proto::v1::inspector_server::Inspector;
 use skep_proto::v1::{
     DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DescribeProgramsResponse,
     DumpMapRequest, ListMapsRequest, ListMapsResponse, ListProgramsRequest, ListProgramsResponse, LookupMapRequest,
-    LookupMapResponse, MapFrame, MapInfo, ProgramRef, ProgramReport, TailEventsRequest, UpdateMapRequest,
-    UpdateMapResponse, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest, datum::Datum, lookup_map_request::Key,
+    LookupMapResponse, MapFrame, MapInfo, ProgramRef, ProgramReport, TailEventsRequest, TestProgramRequest,
+    TestProgramResponse, UpdateMapRequest, UpdateMapResponse, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest,
+    datum::Datum, lookup_map_request::Key,
 };
 use skep_proto::value::from_json;
 use tokio::sync::mpsc;
@@ -29,7 +31,8 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
-use super::auth::{Authorizer, GET_MAPS};
+use super::auth::{Authorizer, GET_MAPS, UPDATE_MAPS};
+use super::caller::caller;
 use super::refuse;
 use crate::actor::Shared;
 use crate::events::Readers;
@@ -161,15 +164,28 @@ impl Inspector for InspectorService {
         self.stats(request.into_inner()).map(Response::new)
     }
 
-    type VerifyProgramStream = programs::Verdicts;
+    type VerifyProgramStream = trial::Verdicts;
 
     async fn verify_program(
         &self,
         request: Request<VerifyProgramRequest>,
-    ) -> Result<Response<programs::Verdicts>, Status> {
+    ) -> Result<Response<trial::Verdicts>, Status> {
         let namespace = request.get_ref().program.as_ref().map(|p| p.namespace.clone()).unwrap_or_default();
         self.authorizer.check(&request, &namespace, GET_MAPS).await?;
         self.verify(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn test_program(
+        &self,
+        request: Request<TestProgramRequest>,
+    ) -> Result<Response<TestProgramResponse>, Status> {
+        let namespace = request.get_ref().program.as_ref().map(|p| p.namespace.clone()).unwrap_or_default();
+        // It writes whatever maps it writes.
+        let right = if request.get_ref().live { UPDATE_MAPS } else { GET_MAPS };
+        self.authorizer.check(&request, &namespace, right).await?;
+        let who = caller(&request).to_string();
+        let runs = self.test(request.into_inner(), &who).await?;
+        Ok(Response::new(TestProgramResponse { runs }))
     }
 
     async fn list_maps(&self, request: Request<ListMapsRequest>) -> Result<Response<ListMapsResponse>, Status> {

@@ -145,6 +145,11 @@ impl Member {
         plain(&self.field).decode(values.get(self.root)?).as_f64()
     }
 
+    /// What it is shown as.
+    pub fn decode(&self, values: &[&[u8]]) -> Value {
+        values.get(self.root).map(|bytes| self.field.decode(bytes)).unwrap_or_default()
+    }
+
     /// How much it grew from one pair of values to the other; whole numbers without rounding.
     pub fn growth(&self, before: &[&[u8]], after: &[&[u8]]) -> Option<f64> {
         let field = plain(&self.field);

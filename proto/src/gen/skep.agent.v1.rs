@@ -1053,6 +1053,40 @@ pub struct FunctionVerdict {
     pub more: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TestProgramRequest {
+    #[prost(message, optional, tag = "1")]
+    pub program: ::core::option::Option<ProgramRef>,
+    #[prost(string, tag = "2")]
+    pub function: ::prost::alloc::string::String,
+    /// Each from its link layer on; at most 1,024, one after the other.
+    #[prost(bytes = "bytes", repeated, tag = "3")]
+    pub packets: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    #[prost(bool, tag = "4")]
+    pub live: bool,
+    /// Runs on each packet, at most 1,000,000; 0: one. What a run changes in the packet, the next one finds.
+    #[prost(uint32, tag = "5")]
+    pub repeat: u32,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TestProgramResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub runs: ::prost::alloc::vec::Vec<TestRun>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TestRun {
+    #[prost(uint32, tag = "1")]
+    pub return_value: u32,
+    /// What it means for this type of program, e.g. "XDP_PASS"; empty where it is a number.
+    #[prost(string, tag = "2")]
+    pub verdict: ::prost::alloc::string::String,
+    /// The packet afterwards.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub packet: ::prost::bytes::Bytes,
+    /// Nanoseconds of a run, on average.
+    #[prost(uint32, tag = "4")]
+    pub duration_ns: u32,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchStatsRequest {
     #[prost(string, tag = "1")]
     pub namespace: ::prost::alloc::string::String,
@@ -1143,6 +1177,9 @@ pub struct DumpMapRequest {
     /// With `limit`: those entries whose member, e.g. `value.packets`, is largest, in that order. Of a per-CPU map its sum.
     #[prost(string, tag = "6")]
     pub top: ::prost::alloc::string::String,
+    /// Goes on where a dump with a `limit` stopped: its End's `next_page`. What changed there meanwhile may come twice, or not.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub page: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MapFrame {
@@ -1384,6 +1421,9 @@ pub struct End {
     /// Entries looked at.
     #[prost(uint64, tag = "4")]
     pub read: u64,
+    /// Where it goes on, for a request's `page`: there may be more than `limit` let through. Empty: all was read.
+    #[prost(bytes = "bytes", tag = "6")]
+    pub next_page: ::prost::bytes::Bytes,
     /// WatchMap: "looks", or that the map or its program went.
     #[prost(string, tag = "5")]
     pub reason: ::prost::alloc::string::String,
@@ -1840,6 +1880,22 @@ pub mod inspector_client {
             req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "VerifyProgram"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Runs a function on packets (BPF_PROG_TEST_RUN): a copy of it with fresh maps, or, with `live`, the one that runs with its
+        /// maps, for which `update` on `ebpfprograms/maps` is needed.
+        pub async fn test_program(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TestProgramRequest>,
+        ) -> std::result::Result<tonic::Response<super::TestProgramResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/skep.agent.v1.Inspector/TestProgram");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "TestProgram"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn list_maps(
             &mut self,
             request: impl tonic::IntoRequest<super::ListMapsRequest>,
@@ -1985,6 +2041,12 @@ pub mod inspector_server {
             &self,
             request: tonic::Request<super::VerifyProgramRequest>,
         ) -> std::result::Result<tonic::Response<Self::VerifyProgramStream>, tonic::Status>;
+        /// Runs a function on packets (BPF_PROG_TEST_RUN): a copy of it with fresh maps, or, with `live`, the one that runs with its
+        /// maps, for which `update` on `ebpfprograms/maps` is needed.
+        async fn test_program(
+            &self,
+            request: tonic::Request<super::TestProgramRequest>,
+        ) -> std::result::Result<tonic::Response<super::TestProgramResponse>, tonic::Status>;
         async fn list_maps(
             &self,
             request: tonic::Request<super::ListMapsRequest>,
@@ -2217,6 +2279,34 @@ pub mod inspector_server {
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)
                             .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.agent.v1.Inspector/TestProgram" => {
+                    #[allow(non_camel_case_types)]
+                    struct TestProgramSvc<T: Inspector>(pub Arc<T>);
+                    impl<T: Inspector> tonic::server::UnaryService<super::TestProgramRequest> for TestProgramSvc<T> {
+                        type Response = super::TestProgramResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::TestProgramRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Inspector>::test_program(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TestProgramSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -25,10 +25,13 @@ pub fn talk(c: &Cluster, pod: &str, to: &str, count: u32) -> Result<()> {
 /// The test cluster's node.
 pub const NODE: &str = "10.98.0.1";
 
+/// On pods' own interfaces: the machine's is not the test's to touch.
+pub fn xdp_counter_manifest(c: &Cluster) -> Result<String> {
+    Ok(c.place.example("xdp-counter")?.replace("primary: true", "match: [\"veth*\"]"))
+}
+
 pub fn xdp_counter(c: &Cluster) -> Result<()> {
-    // Pods' own interfaces: the machine's is not the test's to touch.
-    let manifest = c.place.example("xdp-counter")?.replace("primary: true", "match: [\"veth*\"]");
-    c.place.apply(&manifest)?;
+    c.place.apply(&xdp_counter_manifest(c)?)?;
     c.ready("xdp-counter")?;
     let tcp = || c.sum("xdp-counter", "counters", "packets", |key| key["proto"] == 6);
     let before = tcp()?;
@@ -100,6 +103,13 @@ pub fn malloc_sizes(c: &Cluster) -> Result<()> {
     c.exec("web-libc", work)?;
     let selected = count()? - before;
     ensure!(selected > 100 && selected > 4 * background, "selected pod: {selected}, the other one: {background}");
+    let hist = ["hist", "malloc-sizes", "sizes", "-n", "default", "--scale", "bits"];
+    let drawn: Value = serde_json::from_str(&c.skep(&[&hist[..], &["-o", "json"]].concat())?)?;
+    let buckets = drawn[0]["buckets"].as_array().cloned().unwrap_or_default();
+    let all: f64 = buckets.iter().filter_map(|bucket| bucket["count"].as_f64()).sum();
+    ensure!(all >= (before + selected) as f64, "{all} are drawn of {}: {drawn}", before + selected);
+    let bars = c.skep(&hist)?;
+    ensure!(bars.lines().any(|line| line.ends_with(&"#".repeat(40))), "the longest bar: {bars}");
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prost::bytes::Bytes;
-use skep_kernel::dump::{MapReader, PORTION};
+use skep_kernel::dump::{MapReader, PORTION, Place, Portion};
 use skep_object::btf::filter::{Filter, Member};
 use skep_proto::v1::{
     DecodedEntries, DecodedEntry, DumpMapRequest, End, MapFrame, MapSchema, ProgramReport, Queued, RawEntries,
@@ -35,6 +35,9 @@ pub struct Dump {
     limit: u64,
     filter: Option<Filter>,
     top: Option<Top>,
+    /// Where it begins, and where it stopped before the end.
+    from: Option<Place>,
+    stopped: Option<Place>,
     sent: u64,
     seen: u64,
 }
@@ -47,7 +50,16 @@ impl Dump {
             "" => None,
             path => Some(Top::new(path, request.limit, reader)?),
         };
-        Ok(Dump { client, decode: request.decode, limit: request.limit, filter, top, sent: 0, seen: 0 })
+        if top.is_some() && !request.page.is_empty() {
+            return Err(Status::invalid_argument("page: the largest entries of a map are on one page"));
+        }
+        let foreign = || Status::invalid_argument("page: it is of another map, or none; begin anew without it");
+        let from = match request.page.is_empty() {
+            true => None,
+            false => Some(place(&request.page, reader).ok_or_else(foreign)?),
+        };
+        let (decode, limit, stopped) = (request.decode, request.limit, None);
+        Ok(Dump { client, decode, limit, filter, top, from, stopped, sent: 0, seen: 0 })
     }
 
     /// Waits for its turn, and reads. Ends when all is read, when the client is gone, or when it does not read any more.
@@ -69,7 +81,8 @@ impl Dump {
         if !self.client.put(Frame::Schema(schema(report, map, reader))) {
             return;
         }
-        let result = reader.read(|keys, values| self.portion(reader, keys, values));
+        let from = self.from.take();
+        let result = reader.read_from(from, |portion| self.portion(reader, portion));
         if let Err(e) = result {
             self.client.end(Err(failed(format!("map {map}: {e}"))));
             return;
@@ -81,19 +94,28 @@ impl Dump {
             }
         }
         let elapsed_us = start.elapsed().as_micros() as u64;
-        self.client.put(Frame::End(End { count: self.sent, elapsed_us, read: self.seen, ..End::default() }));
+        let next_page = self.stopped.as_ref().map(|place| page(place, reader)).unwrap_or_default().into();
+        self.client.put(Frame::End(End { count: self.sent, elapsed_us, read: self.seen, next_page, ..End::default() }));
     }
 
     /// Packed entries as the kernel gave them; false when there is no more to do.
-    fn portion(&mut self, reader: &MapReader, keys: &[u8], values: &[u8]) -> bool {
-        let count = values.len().checked_div(reader.entry_len()).unwrap_or(0);
-        self.seen += count as u64;
+    fn portion(&mut self, reader: &MapReader, portion: &Portion<'_>) -> bool {
+        let (key_len, value_len) = (reader.info().key_size as usize, reader.entry_len());
+        let count = portion.values.len().checked_div(value_len).unwrap_or(0);
+        let room = if self.limit == 0 || self.top.is_some() { usize::MAX } else { (self.limit - self.sent) as usize };
         if self.filter.is_none() && self.top.is_none() {
-            return self.send_some(reader, keys, values);
+            let some = count.min(room);
+            self.seen += some as u64;
+            let sent = self.send_entries(reader, &portion.keys[..some * key_len], &portion.values[..some * value_len]);
+            return sent && !self.stops(portion, some, room - some);
         }
-        let (mut chosen_keys, mut chosen_values) = (Vec::new(), Vec::new());
+        let (mut keys, mut values, mut chosen, mut looked) = (Vec::new(), Vec::new(), 0, 0);
         let mut each = Vec::with_capacity(reader.values_per_entry as usize);
-        for (key, value) in entries(reader, keys, values) {
+        for (key, value) in entries(reader, portion.keys, portion.values) {
+            if chosen == room {
+                break;
+            }
+            looked += 1;
             each.clear();
             each.extend(reader.values_of(value));
             if self.filter.as_ref().is_some_and(|filter| !filter.matches(&[&[key], &each])) {
@@ -102,23 +124,23 @@ impl Dump {
             match &mut self.top {
                 Some(top) => top.offer(key, value, &each),
                 None => {
-                    chosen_keys.extend_from_slice(key);
-                    chosen_values.extend_from_slice(value);
+                    chosen += 1;
+                    keys.extend_from_slice(key);
+                    values.extend_from_slice(value);
                 }
             }
         }
-        chosen_values.is_empty() || self.send_some(reader, &chosen_keys, &chosen_values)
+        self.seen += looked as u64;
+        let sent = chosen == 0 || self.send_entries(reader, &keys, &values);
+        sent && !self.stops(portion, looked, room - chosen)
     }
 
-    /// As many as the limit lets through; false when there is no more to do.
-    fn send_some(&mut self, reader: &MapReader, keys: &[u8], values: &[u8]) -> bool {
-        let (key_len, value_len) = (reader.info().key_size as usize, reader.entry_len());
-        let mut count = values.len().checked_div(value_len).unwrap_or(0);
-        if self.limit > 0 {
-            count = count.min((self.limit - self.sent) as usize);
+    /// Whether the limit is reached; then the place is remembered.
+    fn stops(&mut self, portion: &Portion<'_>, looked: usize, room: usize) -> bool {
+        if room == 0 {
+            self.stopped = Some(portion.after(looked));
         }
-        let sent = self.send_entries(reader, &keys[..count * key_len], &values[..count * value_len]);
-        sent && (self.limit == 0 || self.sent < self.limit)
+        room == 0
     }
 
     fn send_entries(&mut self, reader: &MapReader, keys: &[u8], values: &[u8]) -> bool {
@@ -144,6 +166,16 @@ impl Dump {
         });
         Frame::Decoded(DecodedEntries { entries: decoded.collect() })
     }
+}
+
+/// A place, and the map that it is of.
+fn page(place: &Place, reader: &MapReader) -> Vec<u8> {
+    [&reader.info().id.to_le_bytes()[..], &place.to_bytes()].concat()
+}
+
+fn place(page: &[u8], reader: &MapReader) -> Option<Place> {
+    let place = page.strip_prefix(&reader.info().id.to_le_bytes())?;
+    Place::from_bytes(place, reader.info().key_size)
 }
 
 /// Who reads a stream of a map.

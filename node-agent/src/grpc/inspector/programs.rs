@@ -8,34 +8,24 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use skep_crds::Reason;
-use skep_image::Auth;
-use skep_kernel::load::Verified;
 use skep_kernel::sys::program::{self, ProgramFacts};
 use skep_kernel::{Host, Kernel, sys};
 use skep_proto::v1::{
-    FunctionFacts, FunctionLink, FunctionMap, FunctionStats, FunctionVerdict, ProgramRef, ProgramReport, RunStats,
-    StatsFrame, VerifyProgramRequest, WatchStatsRequest,
+    FunctionFacts, FunctionLink, FunctionMap, FunctionStats, ProgramRef, ProgramReport, RunStats, StatsFrame,
+    WatchStatsRequest,
 };
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use super::{InspectorService, QUEUE, failed, no_program, refuse};
-use crate::binaries::HostBinaries;
-use crate::error::ProgramError;
+use super::{InspectorService, QUEUE, failed, refuse};
 use crate::images::blocking;
-use crate::neighbours::NodeFunctions;
 use crate::plan::function_of;
-use crate::prepare::prepare;
-use crate::spec;
-use crate::targets::Lookup;
 
 /// Between two frames, at least, and where nothing is said.
 const SHORTEST: Duration = Duration::from_millis(100);
 const USUAL: Duration = Duration::from_secs(1);
-/// Bytes of a log in a frame.
-const LOG: usize = 1 << 20;
 
 /// A stream of statistics.
 pub type Stats = Pin<Box<dyn Stream<Item = Result<StatsFrame, Status>> + Send>>;
@@ -58,10 +48,10 @@ impl Counting {
 }
 
 /// A function that is loaded.
-struct Loaded {
+pub struct Loaded {
     program: ProgramRef,
-    function: String,
-    fd: OwnedFd,
+    pub function: String,
+    pub fd: OwnedFd,
 }
 
 impl InspectorService {
@@ -101,67 +91,6 @@ impl InspectorService {
     }
 }
 
-/// A stream of verdicts.
-pub type Verdicts = Pin<Box<dyn Stream<Item = Result<FunctionVerdict, Status>> + Send>>;
-
-impl InspectorService {
-    /// What the verifier says of the revision that is wanted.
-    pub(super) async fn verify(&self, request: VerifyProgramRequest) -> Result<Verdicts, Status> {
-        let report = self.report(request.program.as_ref())?;
-        let refused = |error: ProgramError| refuse(Code::FailedPrecondition, error.reason(), error);
-        let service = self.clone();
-        let uid = report.uid.clone();
-        let record = blocking(move || service.shared.store.get(&uid)).await.map_err(failed)?.map_err(failed)?;
-        let Some(desired) = record else { return Err(no_program(&request.program.unwrap_or_default())) };
-        if let Some(why) = desired.unresolved.clone() {
-            return Err(refused(ProgramError::Unresolved(why)));
-        }
-        let spec = spec::decode(&desired.api_version, &desired.spec).map_err(refused)?;
-        let object = self.shared.images.object(&spec.image.reference, &desired.digest, &Auth::Anonymous, false);
-        let object = object.await.map_err(refused)?;
-        let _place = self.shared.places.acquire().await.map_err(failed)?;
-        let (service, view, function) = (self.clone(), self.shared.view.borrow().clone(), request.function.clone());
-        let verified = blocking(move || {
-            let functions = NodeFunctions { neighbours: &service.shared.neighbours, kernel: &*service.shared.kernel };
-            let lookup = Lookup { binaries: &HostBinaries, functions: &functions };
-            let prepared = prepare(&spec, &desired.namespace, &desired.load, object, &view, lookup)?;
-            let verified = service.host.verify(&prepared.request)?;
-            sys::trim_heap();
-            Ok::<_, ProgramError>(verified)
-        });
-        let mut verified = verified.await.map_err(failed)?.map_err(refused)?;
-        let names: Vec<String> = verified.iter().map(|one| one.function.clone()).collect();
-        verified.retain(|one| function.is_empty() || one.function == function);
-        if verified.is_empty() {
-            let message = match names.as_slice() {
-                [] => "its selectors match nothing on this node: nothing is loaded".to_owned(),
-                _ => format!("no function {function} is loaded; there are {}", names.join(", ")),
-            };
-            return Err(refuse(Code::NotFound, Reason::ProgramUnknown, message));
-        }
-        Ok(Box::pin(tokio_stream::iter(verified.into_iter().flat_map(verdict).map(Ok))))
-    }
-}
-
-/// A verdict, in frames that every client takes.
-fn verdict(verified: Verified) -> Vec<FunctionVerdict> {
-    let Verified { function, refused, log } = verified;
-    let (reason, message) = refused.map(|error| (error.reason().to_owned(), error.to_string())).unwrap_or_default();
-    let whole =
-        FunctionVerdict { function, accepted: reason.is_empty(), reason, message, ..FunctionVerdict::default() };
-    let mut frames = Vec::new();
-    let mut rest = log.as_str();
-    loop {
-        let end = (0..=rest.len().min(LOG)).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(rest.len());
-        let (part, after) = rest.split_at(end);
-        frames.push(FunctionVerdict { log: part.to_owned(), more: !after.is_empty(), ..whole.clone() });
-        if after.is_empty() {
-            return frames;
-        }
-        rest = after;
-    }
-}
-
 async fn watch(
     service: InspectorService,
     request: WatchStatsRequest,
@@ -197,7 +126,7 @@ async fn watch(
 }
 
 /// The programs of the load that runs. Blocks.
-fn open(host: &Host, report: &ProgramReport) -> Vec<Loaded> {
+pub fn open(host: &Host, report: &ProgramReport) -> Vec<Loaded> {
     let Ok(observed) = host.observe(&report.uid) else { return Vec::new() };
     let runs = |id| report.functions.iter().any(|function| function.id == id);
     let load = observed.loads.iter().find(|(_, load)| load.programs.values().any(|program| runs(program.id)));

@@ -92,7 +92,7 @@ impl InspectorService {
         Ok(Response::new(DeleteMapEntriesResponse { deleted, absent: count - deleted }))
     }
 
-    fn say(&self, report: &ProgramReport, message: String) {
+    pub(super) fn say(&self, report: &ProgramReport, message: String) {
         let (uid, reason) = (report.uid.clone(), Reason::MapWritten.to_string());
         self.shared.reports.notice(Notice { uid, warning: false, reason, message });
     }
