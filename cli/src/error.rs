@@ -160,6 +160,10 @@ impl From<tonic::Status> for Error {
         match status.code() {
             tonic::Code::NotFound => Error::Absent(message),
             tonic::Code::PermissionDenied | tonic::Code::Unauthenticated => Error::MayNotRead { message },
+            // A plugin may be newer than what is installed.
+            tonic::Code::Unimplemented => {
+                Error::Agent("it does not know this call yet: upgrade Skep's agents to the plugin's version".into())
+            }
             code if message.is_empty() => Error::Agent(code.description().to_owned()),
             _ => Error::Agent(message),
         }

@@ -77,6 +77,11 @@ async fn each_refusal_says_what_to_do() {
 
     let (code, text) = cluster.fails(&["get", "nosuch"]);
     assert_eq!((code, text.contains("EbpfProgram net/nosuch not found")), (3, true), "{text}");
+    // The agent here is of before these were there.
+    for newer in [&["maps", "watch", "flows", "counts"][..], &["prog", "log", "flows"], &["prog", "ls"]] {
+        let (code, text) = cluster.fails(newer);
+        assert_eq!((code, text.contains("does not know this call yet: upgrade Skep's agents")), (1, true), "{text}");
+    }
 
     cluster.api.put("GET", &format!("{SYSTEM}/pods/skep-agent-abc/portforward"), 403, forbidden("pods/portforward"));
     let (code, text) = cluster.fails(&dump);

@@ -123,6 +123,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
             authorizer: Arc::new(Authorizer::new(client)),
             events: Arc::default(),
             line: Arc::new(Line::new(READ_AT_ONCE)),
+            trials: Arc::new(Semaphore::new(1)),
             counting: Arc::default(),
         }),
     };

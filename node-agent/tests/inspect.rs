@@ -494,6 +494,16 @@ async fn functions_run_on_packets() {
         let status = ask(function, packets, live).await.unwrap_err();
         assert!(status.message().starts_with(said), "{status}");
     }
+    let packets = vec![packet.clone().into(); 2];
+    let many = TestProgramRequest {
+        program: program(),
+        function: "count_xdp".into(),
+        packets,
+        repeat: 5_000_001,
+        live: false,
+    };
+    let status = node.inspector().test_program(many).await.unwrap_err();
+    assert_eq!(status.message(), "repeat 5000001, 2 packets: at most 10000000 runs in all");
     node.write("a.yaml", &tracing_manifest("counter", &trace, "on_raw", "rawTracepoint: {name: sys_enter}"));
     node.until("counter", |r| r.functions.iter().any(|f| f.name == "on_raw")).await;
     let request = TestProgramRequest {

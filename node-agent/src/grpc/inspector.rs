@@ -26,7 +26,7 @@ use skep_proto::v1::{
     datum::Datum, lookup_map_request::Key,
 };
 use skep_proto::value::from_json;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
@@ -55,6 +55,8 @@ pub struct InspectorService {
     pub events: Arc<Readers>,
     /// Maps that are read at once.
     pub line: Arc<Line>,
+    /// For trials, one at a time: the verifier and runs on packets take a core each, and programs need the others.
+    pub trials: Arc<Semaphore>,
     /// What makes the kernel count runs, as long as somebody watches.
     pub counting: Arc<Counting>,
 }

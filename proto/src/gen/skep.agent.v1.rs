@@ -1063,7 +1063,7 @@ pub struct TestProgramRequest {
     pub packets: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
     #[prost(bool, tag = "4")]
     pub live: bool,
-    /// Runs on each packet, at most 1,000,000; 0: one. What a run changes in the packet, the next one finds.
+    /// Runs on each packet, at most 10,000,000 in all; 0: one. What a run changes in the packet, the next one finds.
     #[prost(uint32, tag = "5")]
     pub repeat: u32,
 }

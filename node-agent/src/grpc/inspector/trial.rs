@@ -28,9 +28,9 @@ use crate::prepare::prepare;
 use crate::spec;
 use crate::targets::Lookup;
 
-/// Packets of a test, and runs on each.
+/// Packets of a test, and runs on all of them together.
 const PACKETS: usize = 1024;
-const REPEAT: u32 = 1_000_000;
+const RUNS: u64 = 10_000_000;
 /// Bytes of a log in a frame.
 const LOG: usize = 1 << 20;
 
@@ -67,7 +67,7 @@ impl InspectorService {
         let spec = spec::decode(&desired.api_version, &desired.spec).map_err(refused)?;
         let object = self.shared.images.object(&spec.image.reference, &desired.digest, &Auth::Anonymous, false);
         let object = object.await.map_err(refused)?;
-        let _place = self.shared.places.acquire().await.map_err(failed)?;
+        let _turn = self.trials.acquire().await.map_err(failed)?;
         let (service, view) = (self.clone(), self.shared.view.borrow().clone());
         let done = blocking(move || {
             let functions = NodeFunctions { neighbours: &service.shared.neighbours, kernel: &*service.shared.kernel };
@@ -87,8 +87,9 @@ impl InspectorService {
             let message = format!("{} packets: one at least, and at most {PACKETS}", packets.len());
             return Err(Status::invalid_argument(message));
         }
-        if repeat > REPEAT {
-            return Err(Status::invalid_argument(format!("repeat {repeat}: at most {REPEAT}")));
+        if u64::from(repeat) > RUNS / packets.len() as u64 {
+            let message = format!("repeat {repeat}, {} packets: at most {RUNS} runs in all", packets.len());
+            return Err(Status::invalid_argument(message));
         }
         let run = move |fd: OwnedFd| -> Result<Vec<TestRun>, Status> {
             let info = program::info(fd.as_fd()).map_err(failed)?;
@@ -101,7 +102,7 @@ impl InspectorService {
         };
         if live {
             let (host, report) = (self.host.clone(), self.report(program.as_ref())?);
-            let _place = self.shared.places.acquire().await.map_err(failed)?;
+            let _turn = self.trials.acquire().await.map_err(failed)?;
             let (of, said) =
                 (report.clone(), format!("{who} ran function {function}, with its maps, on packets of a test"));
             let ran = blocking(move || {
