@@ -78,6 +78,20 @@ impl Host {
         sys::open_pin(&path).map_err(KernelError::io(format!("opening map {map}")))
     }
 
+    /// Opens the map of a program that has that name and id, by the pin of the load that has it: an id alone may be somebody
+    /// else's by now. `None`: no load has it. Cheaper than a look at everything.
+    pub fn find_map(&self, uid: &str, map: &str, id: u32) -> Result<Option<OwnedFd>, KernelError> {
+        for load in self.bpffs.loads(uid)? {
+            // One that goes, or is half done, may lack it.
+            if let Ok(fd) = self.open_map(uid, &load, map)
+                && map::info(fd.as_fd()).is_ok_and(|info| info.id == id)
+            {
+                return Ok(Some(fd));
+            }
+        }
+        Ok(None)
+    }
+
     /// Has the programs of a request verified once more, beside whatever runs, and leaves nothing.
     pub fn verify(&self, request: &LoadRequest) -> Result<Vec<load::Verified>, KernelError> {
         load::verify(request, self.types_for(request).as_deref())

@@ -105,14 +105,10 @@ impl InspectorService {
     }
 }
 
-/// By the pin of the load that has the map with that id: an id alone may be somebody else's by now.
 fn open_map(host: &Host, uid: &str, map: &str, id: u32) -> Result<MapReader, Status> {
-    use skep_kernel::Kernel;
-    let observed = host.observe(uid).map_err(failed)?;
-    let load = observed.loads.iter().find(|(_, l)| l.maps.get(map).is_some_and(|m| m.id == id));
-    let (load, _) =
-        load.ok_or_else(|| refuse(Code::Aborted, Reason::TargetNotFound, "the map went away meanwhile; try again"))?;
-    let fd = host.open_map(uid, load, map).map_err(failed)?;
+    let found = host.find_map(uid, map, id).map_err(failed)?;
+    let fd =
+        found.ok_or_else(|| refuse(Code::Aborted, Reason::TargetNotFound, "the map went away meanwhile; try again"))?;
     MapReader::new(fd).map_err(failed)
 }
 
