@@ -546,6 +546,7 @@ async fn the_verifier_is_asked_once_more_and_leaves_nothing() {
         "{}",
         verdicts[0].log
     );
+    assert!(verdicts[0].log.contains("(95) exit"), "every instruction: {}", verdicts[0].log);
     assert!(!verdicts[0].more && verdicts[0].reason.is_empty());
     let status = ask("count_tc").await.unwrap_err();
     assert_eq!(status.message(), "ProgramUnknown: no function count_tc is loaded; there are count_xdp");

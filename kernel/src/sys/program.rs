@@ -14,8 +14,8 @@ use super::{Command, bpf, bpf_fd, field_text, ids, info_by_fd, kernel_name, raw}
 const LOG_SIZE: usize = 128 << 10;
 /// BPF_LOG_LEVEL1.
 const LOG_LEVEL: u32 = 1;
-/// BPF_LOG_STATS.
-const LOG_STATS: u32 = 4;
+/// BPF_LOG_LEVEL1, BPF_LOG_LEVEL2, BPF_LOG_STATS: every instruction on every path, and what it cost.
+const LOG_ALL: u32 = 7;
 /// Bytes of log of a program that is verified on demand, to begin with and at most.
 const VERIFY_LOG_SIZE: usize = 1 << 20;
 const MAX_LOG_SIZE: usize = 16 << 20;
@@ -73,7 +73,7 @@ impl Load<'_> {
         let mut size = VERIFY_LOG_SIZE;
         loop {
             let mut log = vec![0u8; size];
-            let result = self.once_at(LOG_LEVEL | LOG_STATS, &mut log).map(drop);
+            let result = self.once_at(LOG_ALL, &mut log).map(drop);
             match result {
                 // Before 6.4 a log that does not fit is a refusal.
                 Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && size < MAX_LOG_SIZE => size *= 4,
