@@ -1,6 +1,7 @@
 //! Which agents to ask about maps, and asking them all at once.
 
 use std::future::Future;
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use kube::ResourceExt;
@@ -16,6 +17,15 @@ use crate::socket;
 
 /// Connections at a time.
 const AT_ONCE: usize = 16;
+
+/// How often nodes are looked at that have nothing of a program that runs somewhere, and the time between.
+const LOOKS: u32 = 8;
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Whether some node runs it: `11/12`.
+fn is_somewhere(ready: &str) -> bool {
+    ready.split_once('/').is_some_and(|(ready, _)| ready.parse::<u32>().is_ok_and(|ready| ready > 0))
+}
 
 /// What the agents of the chosen nodes answered, by node name.
 #[derive(Debug)]
@@ -69,12 +79,18 @@ where
         (Some(node), _) => vec![node.to_owned()],
         (None, Some(name)) => {
             // Says whether it exists at all.
-            cluster.program(name).await?;
-            let nodes = running(&nodes(&cluster).await?, &cluster.namespace, Some(name));
-            if nodes.is_empty() {
-                return Err(Error::NowhereRunning { program: format!("{name} -n {}", cluster.namespace) });
+            let (program, _) = cluster.program(name).await?;
+            let mut looks = 0;
+            loop {
+                let nodes = running(&nodes(&cluster).await?, &cluster.namespace, Some(name));
+                // Which nodes it runs on is written a moment after that it runs.
+                looks += 1;
+                match nodes.is_empty() {
+                    false => break nodes,
+                    true if is_somewhere(&program.ready) && looks < LOOKS => tokio::time::sleep(LOOK).await,
+                    true => return Err(Error::NowhereRunning { program: format!("{name} -n {}", cluster.namespace) }),
+                }
             }
-            nodes
         }
         (None, None) => running(&nodes(&cluster).await?, &cluster.namespace, None),
     };
