@@ -30,7 +30,7 @@ impl Object {
                     && s.section.is_some_and(|i| map::is_data_section(&self.elf.sections[i].name))
             });
             let Some((symbol, section)) = symbol.and_then(|s| Some((s, s.section?))) else {
-                let known = self.global_names().join(", ");
+                let known = self.variables().join(", ");
                 let known = if known.is_empty() { "none".to_owned() } else { known };
                 return Err(invalid(format!("the object has no such global variable; it has {known}")));
             };
@@ -55,7 +55,8 @@ impl Object {
         btf.section_vars(datasec).into_iter().map(|v| v.type_id).find(|id| btf.name(*id) == name)
     }
 
-    fn global_names(&self) -> Vec<&str> {
+    /// Names of the global variables, where the object has types.
+    pub fn variables(&self) -> Vec<&str> {
         let Some(btf) = &self.btf else { return Vec::new() };
         self.maps
             .iter()

@@ -9,6 +9,7 @@
 pub mod btf;
 mod bytes;
 pub mod core;
+pub mod disasm;
 pub mod elf;
 pub mod error;
 pub mod function;

@@ -13,6 +13,7 @@ pub mod map_type {
     pub const ARRAY_OF_MAPS: u32 = 12;
     pub const HASH_OF_MAPS: u32 = 13;
     pub const STRUCT_OPS: u32 = 26;
+    pub const RINGBUF: u32 = 27;
 }
 
 const BPF_F_MMAPABLE: u32 = 1 << 10;

@@ -10,8 +10,10 @@ pub mod encode;
 pub mod ext;
 pub mod filter;
 pub mod format;
+pub mod percpu;
 pub mod rate;
 pub mod sanitize;
+pub mod signature;
 
 use crate::bytes::{Reader, cstr};
 use crate::error::ObjectError;
@@ -298,6 +300,12 @@ impl Btf {
                 bit_size: if bitfields { offset >> 24 } else { 0 },
             }
         })
+    }
+    /// Names and types of a prototype's parameters.
+    pub fn parameters(&self, id: u32) -> impl Iterator<Item = (&str, u32)> {
+        let at = self.at(id);
+        let count = if self.kind(id) == Kind::FuncProto { self.vlen(id) } else { 0 };
+        (0..count).map(move |i| (self.string(self.word(at + 12 + 8 * i)), self.word(at + 16 + 8 * i)))
     }
     /// Enum values: (name, value); the second of the pair says whether they are signed.
     pub fn enum_values(&self, id: u32) -> (Vec<(&str, i64)>, bool) {
