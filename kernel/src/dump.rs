@@ -1,15 +1,22 @@
 //! Reading maps, without changing them.
 
+pub mod drain;
+mod owners;
+
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
-use skep_object::btf::desc::TypeDesc;
+use skep_object::btf::desc::{FieldDesc, TypeDesc, TypeKind};
 
 use crate::observe::btf_of;
 use crate::sys;
 use crate::sys::map::{MMAPABLE, Map, MapInfo, types};
 use crate::sys::mapping::Mapping;
+
+use self::owners::Owners;
 
 /// Entries asked for at once. A hash returns whole buckets: what does not fit is asked for again with more room.
 const BATCH: u32 = 4096;
@@ -29,6 +36,8 @@ enum Way {
     Keys,
     /// The next entry that would be taken out, which stays.
     Head,
+    /// Owner by owner.
+    Owned(Owners),
     Refused(&'static str),
 }
 
@@ -43,13 +52,98 @@ fn way(info: &MapInfo) -> Way {
         types::SOCKMAP | types::SOCKHASH | types::REUSEPORT_SOCKARRAY if info.value_size != 8 => {
             Way::Refused("the kernel shows the cookies of its sockets only in values of 8 bytes")
         }
-        types::SK_STORAGE | types::INODE_STORAGE | types::TASK_STORAGE | types::CGRP_STORAGE => {
-            Way::Refused("its entries belong to sockets, inodes, tasks or cgroups; the kernel has no list of them")
-        }
+        types::INODE_STORAGE => Way::Refused("its entries belong to inodes, of which the kernel has no list"),
+        map_type if let Some(owners) = Owners::of(map_type) => Way::Owned(owners),
         types::ARENA => Way::Refused("an arena is memory without entries"),
         types::XSKMAP => Way::Refused("the kernel does not show its sockets"),
+        types::CGROUP_ARRAY => Way::Refused("the kernel does not show its cgroups"),
         types::STRUCT_OPS | types::LPM_TRIE => Way::Keys,
         _ => Way::Batches,
+    }
+}
+
+/// Key and value.
+type Described = (Arc<TypeDesc>, Arc<TypeDesc>);
+
+/// What the bytes of maps mean, by id: reading types takes ten times as long as looking an entry up.
+#[derive(Debug, Default)]
+pub struct Types(Mutex<HashMap<u32, Described>>);
+
+/// Maps that are remembered.
+const REMEMBERED: usize = 4096;
+
+impl Types {
+    /// The kernel gives no id twice while it runs.
+    fn of(&self, info: &MapInfo) -> io::Result<Described> {
+        if let Some(known) = self.lock().get(&info.id) {
+            return Ok(known.clone());
+        }
+        let described = described(info)?;
+        let mut known = self.lock();
+        if known.len() >= REMEMBERED {
+            known.clear();
+        }
+        known.insert(info.id, described.clone());
+        Ok(described)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, Described>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn described(info: &MapInfo) -> io::Result<Described> {
+    let btf = btf_of(info)?;
+    let describe = |id: u32, size: u32| match &btf {
+        Some(btf) if id != 0 => TypeDesc::of(btf, id),
+        _ => TypeDesc::bytes(size),
+    };
+    let key = match Owners::of(info.map_type) {
+        Some(owners) => owners.key(),
+        None if info.key_type == 0 && is_indexed(info) => uint("u32", 4),
+        None => describe(info.key_type, info.key_size),
+    };
+    let value = match kernels_own(info) {
+        Some(value) if info.value_type == 0 => value,
+        _ => describe(info.value_type, info.value_size),
+    };
+    Ok((Arc::new(key), Arc::new(value)))
+}
+
+fn uint(name: &str, size: u32) -> TypeDesc {
+    TypeDesc { kind: TypeKind::Uint, name: name.into(), size }
+}
+
+/// Its keys are places, although nothing says so: data sections have no key type, and of these types the kernel takes none.
+fn is_indexed(info: &MapInfo) -> bool {
+    use types::*;
+    let places = [ARRAY, PERCPU_ARRAY, PROG_ARRAY, ARRAY_OF_MAPS, DEVMAP, CPUMAP, SOCKMAP, REUSEPORT_SOCKARRAY];
+    info.key_size == 4 && places.contains(&info.map_type)
+}
+
+/// What the kernel shows as a value of a type whose values are its own.
+fn kernels_own(info: &MapInfo) -> Option<TypeDesc> {
+    use types::*;
+    let pair = |first: &str| {
+        let field = |name: &str, at| FieldDesc { name: name.into(), desc: uint("u32", 4), bit_offset: at, bit_size: 0 };
+        // The program is shown by its id: struct bpf_devmap_val and struct bpf_cpumap_val.
+        let fields = vec![field(first, 0), field("bpf_prog", 32)];
+        TypeDesc { kind: TypeKind::Struct(fields), name: "".into(), size: 8 }
+    };
+    match (info.map_type, info.value_size) {
+        (PROG_ARRAY, 4) => Some(uint("program id", 4)),
+        (ARRAY_OF_MAPS | HASH_OF_MAPS, 4) => Some(uint("map id", 4)),
+        (DEVMAP | DEVMAP_HASH, 4) => Some(uint("ifindex", 4)),
+        (DEVMAP | DEVMAP_HASH, 8) => Some(pair("ifindex")),
+        (CPUMAP, 4) => Some(uint("qsize", 4)),
+        (CPUMAP, 8) => Some(pair("qsize")),
+        (SOCKMAP | SOCKHASH | REUSEPORT_SOCKARRAY, 8) => Some(uint("socket cookie", 8)),
+        (STACK_TRACE, size) if size % 8 == 0 => {
+            let element = TypeDesc { kind: TypeKind::Pointer, name: "".into(), size: 8 };
+            let kind = TypeKind::Array { element: Box::new(element), count: size / 8 };
+            Some(TypeDesc { kind, name: "".into(), size })
+        }
+        _ => None,
     }
 }
 
@@ -85,18 +179,18 @@ impl Place {
     }
 
     /// The inverse, for a map with such keys; `None` of what is none.
-    pub fn from_bytes(bytes: &[u8], key_size: u32) -> Option<Self> {
+    pub fn from_bytes(bytes: &[u8], key_len: usize) -> Option<Self> {
         let (kind, rest) = bytes.split_first()?;
         let number = || Some(u32::from_le_bytes(rest.get(..4)?.try_into().ok()?));
         // As lookups leave it: as long as a key, and at least eight bytes.
-        let cursor_len = (key_size as usize).max(8);
+        let cursor_len = key_len.max(8);
         match kind {
             0 if rest.len() == 4 => Some(Place::Index(number()?)),
             1 if rest.len() == 4 => Some(Place::Cursor { cursor: None, skip: number()? }),
             2 if rest.len() == 4 + cursor_len => {
                 Some(Place::Cursor { cursor: Some(rest[4..].to_vec()), skip: number()? })
             }
-            3 if rest.len() == key_size as usize => Some(Place::Key(rest.to_vec())),
+            3 if rest.len() == key_len => Some(Place::Key(rest.to_vec())),
             _ => None,
         }
     }
@@ -120,7 +214,7 @@ impl Portion<'_> {
                 Place::Cursor { cursor: cursor.clone(), skip: skip.saturating_add(count as u32) }
             }
             Place::Key(_) => {
-                let size = self.reader.info().key_size as usize;
+                let size = self.reader.key_len();
                 let last = count.saturating_sub(1) * size;
                 Place::Key(self.keys.get(last..last + size).unwrap_or_default().to_vec())
             }
@@ -132,8 +226,8 @@ impl Portion<'_> {
 #[derive(Debug)]
 pub struct MapReader {
     map: Map,
-    pub key: TypeDesc,
-    pub value: TypeDesc,
+    pub key: Arc<TypeDesc>,
+    pub value: Arc<TypeDesc>,
     /// Values per entry: one, or one per possible CPU.
     pub values_per_entry: u32,
     /// Bytes from one value to the next in an entry.
@@ -144,19 +238,19 @@ impl MapReader {
     /// Reads the map's description.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         let map = Map::new(fd)?;
+        let described = described(map.info())?;
+        Self::with(map, described)
+    }
+
+    /// The same; what was described before is not described again.
+    pub fn known(fd: OwnedFd, types: &Types) -> io::Result<Self> {
+        let map = Map::new(fd)?;
+        let described = types.of(map.info())?;
+        Self::with(map, described)
+    }
+
+    fn with(map: Map, (key, value): Described) -> io::Result<Self> {
         let info = map.info();
-        let btf = btf_of(info)?;
-        let describe = |id: u32, size: u32| match &btf {
-            Some(btf) if id != 0 => TypeDesc::of(btf, id),
-            _ => TypeDesc::bytes(size),
-        };
-        let (key, value) = (describe(info.key_type, info.key_size), describe(info.value_type, info.value_size));
-        // An array's key is an index even when nothing says so: data sections have no key type.
-        let key = if info.key_type == 0 && info.key_size == 4 && info.map_type == crate::sys::map::types::ARRAY {
-            TypeDesc { kind: skep_object::btf::desc::TypeKind::Uint, name: "u32".into(), size: 4 }
-        } else {
-            key
-        };
         let (values_per_entry, value_stride) = if info.is_per_cpu() {
             (crate::cpus::possible()?, info.value_size.next_multiple_of(8))
         } else {
@@ -175,6 +269,11 @@ impl MapReader {
 
     pub fn into_fd(self) -> OwnedFd {
         self.map.into_fd()
+    }
+
+    /// Bytes of a key, as entries are read: an owner's number is not what the kernel takes.
+    pub fn key_len(&self) -> usize {
+        if Owners::of(self.info().map_type).is_some() { self.key.size as usize } else { self.info().key_size as usize }
     }
 
     /// The values of an entry, without padding: one, or one per possible CPU.
@@ -205,7 +304,10 @@ impl MapReader {
 
     /// The values under a key.
     pub fn lookup(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        self.map.lookup(key)
+        match way(self.info()) {
+            Way::Owned(owners) => owners.lookup(&self.map, key),
+            _ => self.map.lookup(key),
+        }
     }
 
     /// Why the entries of such a map cannot be read; `None`: they can.
@@ -251,6 +353,10 @@ impl MapReader {
                 }
                 Ok(())
             }
+            (Way::Owned(owners), from @ (None | Some(Place::Index(_)))) => {
+                let first = if let Some(Place::Index(first)) = from { first } else { 0 };
+                self.read_owned(owners, first, &mut sink)
+            }
             // Those that are mapped where they are frozen, or a security module has a rule.
             (Way::Keys | Way::Mapped, None) => self.read_keys(None, &mut sink),
             (Way::Keys | Way::Mapped | Way::Batches, Some(Place::Key(key))) => {
@@ -284,6 +390,31 @@ impl MapReader {
                 return;
             }
         }
+    }
+
+    /// From the so manieth entry on: sockets have no order in which the kernel could find a place again.
+    fn read_owned(&self, owners: Owners, first: u32, sink: &mut impl FnMut(&Portion<'_>) -> bool) -> io::Result<()> {
+        let at_once = (PORTION / (self.key_len() + self.entry_len()).max(1)).max(1);
+        let (mut keys, mut values, mut at, mut begin, mut goes_on) = (Vec::new(), Vec::new(), 0u32, first, true);
+        owners.each(&self.map, None, &mut |(key, value)| {
+            at = at.saturating_add(1);
+            if at <= first {
+                return true;
+            }
+            keys.extend(key);
+            values.extend(value);
+            if (at - begin) as usize == at_once {
+                goes_on = sink(&Portion { keys: &keys, values: &values, place: Place::Index(begin), reader: self });
+                keys.clear();
+                values.clear();
+                begin = at;
+            }
+            goes_on
+        })?;
+        if goes_on && at > begin {
+            sink(&Portion { keys: &keys, values: &values, place: Place::Index(begin), reader: self });
+        }
+        Ok(())
     }
 
     fn read_batches(

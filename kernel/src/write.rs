@@ -54,6 +54,16 @@ pub fn refusal(info: &MapInfo) -> Option<&'static str> {
     })
 }
 
+/// Why a value cannot be written, although others can; `None`: it can.
+pub fn value_refusal(info: &MapInfo, value: &[u8]) -> Option<&'static str> {
+    use types::{CPUMAP, DEVMAP, DEVMAP_HASH};
+    // struct bpf_devmap_val and struct bpf_cpumap_val: the second word is a descriptor of whoever writes, which is not what
+    // is read there.
+    let program = value.get(4..8).is_some_and(|word| word != [0; 4]);
+    (matches!(info.map_type, DEVMAP | DEVMAP_HASH | CPUMAP) && program)
+        .then_some("bpf_prog: programs of its entries are set by its owner, who opens them; write 0")
+}
+
 /// Why entries of such a map cannot be taken out; `None`: they can.
 pub fn deletion_refusal(info: &MapInfo) -> Option<&'static str> {
     match info.map_type {

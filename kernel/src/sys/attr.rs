@@ -99,6 +99,16 @@ pub(super) struct TestRun {
 
 #[repr(C)]
 #[derive(Debug, Default)]
+pub(super) struct StreamRead {
+    pub buffer: u64,
+    pub len: u32,
+    pub stream_id: u32,
+    pub prog_fd: u32,
+    pub _pad: u32,
+}
+
+#[repr(C)]
+#[derive(Debug, Default)]
 pub(super) struct EnableStats {
     pub stats_type: u32,
 }
@@ -154,8 +164,16 @@ pub(super) struct LinkCreate {
     pub target: u32,
     pub attach_type: u32,
     pub flags: u32,
-    /// netfilter: family, hook, priority, flags; tcx: the link beside which it goes, 0, expected revision (8 bytes).
+    /// netfilter: family, hook, priority, flags; tcx: the link beside which it goes, 0, expected revision (8 bytes);
+    /// iterators: the address (8 bytes) and the length of what they go through.
     pub extra: [u32; 4],
+}
+
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(super) struct IterCreate {
+    pub link_fd: u32,
+    pub flags: u32,
 }
 
 #[repr(C)]

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use super::attr::{FdById, LinkCreate, LinkUpdate, OneFd, ProgQuery, RawTracepoint};
+use super::attr::{FdById, IterCreate, LinkCreate, LinkUpdate, OneFd, ProgQuery, RawTracepoint};
 use super::{Command, bpf, bpf_fd, ids, info_by_fd, raw};
 
 /// BPF_F_REPLACE: only if the old program is the one given.
@@ -21,6 +21,8 @@ pub enum LinkTarget<'a> {
     Netfilter(NetfilterAt),
     /// A function of a program, by its BTF id there.
     Function(BorrowedFd<'a>, u32),
+    /// All elements of a map, for a program that is an iterator.
+    Elements(BorrowedFd<'a>),
     /// The program was loaded for its target; nothing more to say.
     Loaded,
 }
@@ -61,6 +63,8 @@ const DEFRAGMENT: u32 = 1;
 /// Creates a link.
 pub fn create(program: BorrowedFd<'_>, target: LinkTarget<'_>, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
     let mut attr = LinkCreate { prog_fd: raw(program), attach_type, flags, ..LinkCreate::default() };
+    // union bpf_iter_link_info, of which a map's descriptor is the first word.
+    let mut iterated = [0u32; 4];
     match target {
         LinkTarget::Fd(fd) => attr.target = raw(fd),
         LinkTarget::Interface(index) => attr.target = index,
@@ -82,9 +86,19 @@ pub fn create(program: BorrowedFd<'_>, target: LinkTarget<'_>, attach_type: u32,
             attr.target = raw(target);
             attr.extra[0] = btf_id;
         }
+        LinkTarget::Elements(map) => {
+            iterated[0] = raw(map);
+            let at = iterated.as_mut_ptr() as u64;
+            attr.extra = [at as u32, (at >> 32) as u32, size_of_val(&iterated) as u32, 0];
+        }
         LinkTarget::Loaded => {}
     }
     bpf_fd(Command::LinkCreate, &mut attr)
+}
+
+/// What an iterator writes, to be read as a file.
+pub fn iterate(link: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    bpf_fd(Command::IterCreate, &mut IterCreate { link_fd: raw(link), flags: 0 })
 }
 
 /// Attaches to a raw tracepoint; without a name to the one that the program was loaded for (also fentry and fexit).

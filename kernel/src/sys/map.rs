@@ -280,6 +280,10 @@ impl Map {
 
     /// The value under a key.
     pub fn lookup(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        self.look(Command::MapLookup, key)
+    }
+
+    fn look(&self, command: Command, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
         self.check(key)?;
         let mut value = vec![0u8; self.value_len];
         let mut attr = MapElement {
@@ -288,11 +292,16 @@ impl Map {
             value: value.as_mut_ptr() as u64,
             ..MapElement::default()
         };
-        match bpf(Command::MapLookup, &mut attr) {
+        match bpf(command, &mut attr) {
             Ok(_) => Ok(Some(value)),
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// The value under a key, taken out in the same step. EOPNOTSUPP or ENOTSUPP (524): not of such a map.
+    pub fn take(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        self.look(Command::MapLookupAndDelete, key)
     }
 
     /// Sets a value; `flags` as BPF_ANY (0), BPF_NOEXIST (1), BPF_EXIST (2).
@@ -348,6 +357,28 @@ impl Map {
         keys: &mut Vec<u8>,
         values: &mut Vec<u8>,
     ) -> io::Result<bool> {
+        self.batch(Command::MapLookupBatch, cursor, max, keys, values)
+    }
+
+    /// The same, and takes them out.
+    pub fn take_batch(
+        &self,
+        cursor: &mut Option<Vec<u8>>,
+        max: u32,
+        keys: &mut Vec<u8>,
+        values: &mut Vec<u8>,
+    ) -> io::Result<bool> {
+        self.batch(Command::MapLookupAndDeleteBatch, cursor, max, keys, values)
+    }
+
+    fn batch(
+        &self,
+        command: Command,
+        cursor: &mut Option<Vec<u8>>,
+        max: u32,
+        keys: &mut Vec<u8>,
+        values: &mut Vec<u8>,
+    ) -> io::Result<bool> {
         keys.resize(max as usize * self.info.key_size as usize, 0);
         values.resize(max as usize * self.value_len, 0);
         // Hashes keep a bucket number here, arrays a key: four bytes, or the key's own length.
@@ -361,7 +392,7 @@ impl Map {
             map_fd: raw(self.fd()),
             ..MapBatch::default()
         };
-        let done = match bpf(Command::MapLookupBatch, &mut attr) {
+        let done = match bpf(command, &mut attr) {
             Ok(_) => false,
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => true,
             Err(e) => return Err(e),

@@ -14,13 +14,14 @@ use super::raw;
 pub struct Mapping {
     at: *mut u8,
     len: usize,
+    writable: bool,
 }
 
 // SAFETY: it is memory that no thread owns, looked at by atomics and copies only.
 unsafe impl Send for Mapping {}
 
 impl Mapping {
-    /// Maps `len` bytes from an offset on; `write`: positions are told to the kernel there.
+    /// Maps `len` bytes from an offset on; `write`: it is told something there.
     pub fn new(fd: BorrowedFd<'_>, offset: usize, len: usize, write: bool) -> io::Result<Self> {
         let len = len.next_multiple_of(page_size());
         let protection = libc::PROT_READ | if write { libc::PROT_WRITE } else { 0 };
@@ -30,7 +31,7 @@ impl Mapping {
         if at == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        Ok(Mapping { at: at.cast(), len })
+        Ok(Mapping { at: at.cast(), len, writable: write })
     }
 
     /// Copies bytes from an offset on; those beyond the end are left as they are.
@@ -38,6 +39,17 @@ impl Mapping {
         let len = out.len().min(self.len.saturating_sub(offset));
         // SAFETY: `offset + len` is inside of the mapping, which lives as long as `self`; `out` is memory of our own.
         unsafe { std::ptr::copy_nonoverlapping(self.at.add(offset.min(self.len)), out.as_mut_ptr(), len) }
+    }
+
+    /// Copies bytes into it, from an offset on; false, and nothing is written, where they do not fit or it is read-only.
+    pub fn write(&self, offset: usize, bytes: &[u8]) -> bool {
+        let fits = self.writable && offset.checked_add(bytes.len()).is_some_and(|end| end <= self.len);
+        if fits {
+            // SAFETY: the range is inside of the mapping, which was made to be written and lives as long as `self`; `bytes`
+            // is memory of our own.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.at.add(offset), bytes.len()) }
+        }
+        fits
     }
 
     /// Eight aligned bytes that both sides look at; `None` outside of the mapping.

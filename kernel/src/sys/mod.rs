@@ -4,6 +4,7 @@
 //! every kernel accepts: it takes what is missing for zero.
 
 mod attr;
+pub mod instructions;
 pub mod link;
 pub mod map;
 pub mod mapping;
@@ -41,14 +42,18 @@ enum Command {
     RawTracepointOpen = 17,
     BtfLoad = 18,
     BtfFdById = 19,
+    MapLookupAndDelete = 21,
     MapFreeze = 22,
     MapLookupBatch = 24,
+    MapLookupAndDeleteBatch = 25,
     LinkCreate = 28,
     LinkUpdate = 29,
     LinkFdById = 30,
     LinkNextId = 31,
     EnableStats = 32,
+    IterCreate = 33,
     LinkDetach = 34,
+    ProgStreamRead = 37,
 }
 
 /// Runs one command; the result is its return value.

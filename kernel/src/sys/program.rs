@@ -6,7 +6,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use skep_object::insn::Insn;
 
-use super::attr::{EnableStats, FdById, ProgLoad, TestRun};
+use super::attr::{EnableStats, FdById, ProgLoad, StreamRead, TestRun};
 use super::{Command, bpf, bpf_fd, field_text, ids, info_by_fd, kernel_name, raw};
 
 /// Bytes of log asked for after a refusal: the kernel keeps the tail, where the reason is (since 6.4; before, it keeps
@@ -175,47 +175,47 @@ pub struct ProgramInfo {
 /// struct bpf_prog_info, as far as it is read.
 #[repr(C)]
 #[derive(Default)]
-struct Raw {
-    program_type: u32,
-    id: u32,
-    tag: [u8; 8],
-    jited_len: u32,
-    xlated_len: u32,
-    jited: u64,
-    xlated: u64,
-    load_time: u64,
-    uid: u32,
-    map_count: u32,
-    map_ids: u64,
-    name: [u8; 16],
-    ifindex: u32,
-    flags: u32,
-    netns_dev: u64,
-    netns_ino: u64,
-    jited_symbol_count: u32,
-    jited_length_count: u32,
-    jited_symbols: u64,
-    jited_lengths: u64,
-    btf_id: u32,
-    func_info_size: u32,
-    func_info: u64,
-    func_info_count: u32,
-    line_info_count: u32,
-    line_info: u64,
-    jited_line_info: u64,
-    jited_line_info_count: u32,
-    line_info_size: u32,
-    jited_line_info_size: u32,
-    tag_count: u32,
-    tags: u64,
-    run_time_ns: u64,
-    run_count: u64,
-    recursion_misses: u64,
-    verified_insns: u32,
-    attach_btf_object: u32,
-    attach_btf_id: u32,
+pub(super) struct Raw {
+    pub(super) program_type: u32,
+    pub(super) id: u32,
+    pub(super) tag: [u8; 8],
+    pub(super) jited_len: u32,
+    pub(super) xlated_len: u32,
+    pub(super) jited: u64,
+    pub(super) xlated: u64,
+    pub(super) load_time: u64,
+    pub(super) uid: u32,
+    pub(super) map_count: u32,
+    pub(super) map_ids: u64,
+    pub(super) name: [u8; 16],
+    pub(super) ifindex: u32,
+    pub(super) flags: u32,
+    pub(super) netns_dev: u64,
+    pub(super) netns_ino: u64,
+    pub(super) jited_symbol_count: u32,
+    pub(super) jited_length_count: u32,
+    pub(super) jited_symbols: u64,
+    pub(super) jited_lengths: u64,
+    pub(super) btf_id: u32,
+    pub(super) func_info_size: u32,
+    pub(super) func_info: u64,
+    pub(super) func_info_count: u32,
+    pub(super) line_info_count: u32,
+    pub(super) line_info: u64,
+    pub(super) jited_line_info: u64,
+    pub(super) jited_line_info_count: u32,
+    pub(super) line_info_size: u32,
+    pub(super) jited_line_info_size: u32,
+    pub(super) tag_count: u32,
+    pub(super) tags: u64,
+    pub(super) run_time_ns: u64,
+    pub(super) run_count: u64,
+    pub(super) recursion_misses: u64,
+    pub(super) verified_insns: u32,
+    pub(super) attach_btf_object: u32,
+    pub(super) attach_btf_id: u32,
     /// An older kernel wants zeroes in all that it does not know.
-    _pad: u32,
+    pub(super) _pad: u32,
 }
 
 /// More of it.
@@ -307,28 +307,29 @@ pub fn map_ids(fd: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
 
 /// The BTF that a program was loaded with, and in it the ids of its functions; `None` if it was loaded without.
 pub fn functions(fd: BorrowedFd<'_>) -> io::Result<Option<(u32, Vec<u32>)>> {
-    /// struct bpf_func_info.
-    #[repr(C)]
-    #[derive(Clone, Copy, Default)]
-    struct FuncInfo {
-        offset: u32,
-        type_id: u32,
-    }
     let mut r = Raw::default();
     info_by_fd(fd, &mut r)?;
     if r.btf_id == 0 {
         return Ok(None);
     }
-    let mut all = vec![FuncInfo::default(); r.func_info_count as usize];
+    Ok(Some((r.btf_id, subprograms(fd)?.into_iter().map(|(_, id)| id).collect())))
+}
+
+/// The functions of a program: where each begins, in slots of eight bytes, and its id in the program's BTF.
+pub fn subprograms(fd: BorrowedFd<'_>) -> io::Result<Vec<(u32, u32)>> {
+    let mut r = Raw::default();
+    info_by_fd(fd, &mut r)?;
+    // struct bpf_func_info.
+    let mut all = vec![[0u32; 2]; r.func_info_count as usize];
     let mut r = Raw {
-        func_info_size: size_of::<FuncInfo>() as u32,
+        func_info_size: 8,
         func_info: all.as_mut_ptr() as u64,
         func_info_count: r.func_info_count,
         ..Raw::default()
     };
     info_by_fd(fd, &mut r)?;
     all.truncate(r.func_info_count as usize);
-    Ok(Some((r.btf_id, all.into_iter().map(|info| info.type_id).collect())))
+    Ok(all.into_iter().map(|[slot, id]| (slot, id)).collect())
 }
 
 /// Opens a program by id.
@@ -391,4 +392,43 @@ pub fn run(fd: BorrowedFd<'_>, cpu: Option<u32>) -> io::Result<u32> {
     let mut attr = TestRun { prog_fd: raw(fd), flags, cpu: cpu.unwrap_or(0), ..TestRun::default() };
     bpf(Command::ProgTestRun, &mut attr)?;
     Ok(attr.retval)
+}
+
+/// Longest context of a syscall program: U16_MAX.
+pub const MAX_CONTEXT: usize = u16::MAX as usize;
+
+/// Runs a program that takes no packets once: a raw tracepoint's on its arguments, a syscall program on its context. The
+/// return value, and the context afterwards. EOPNOTSUPP: the kernel does not run such programs so.
+pub fn run_on(fd: BorrowedFd<'_>, context: &[u8]) -> io::Result<(u32, Vec<u8>)> {
+    let mut context = context.to_vec();
+    let at = if context.is_empty() { 0 } else { context.as_mut_ptr() as u64 };
+    let mut attr = TestRun { prog_fd: raw(fd), ctx_size_in: context.len() as u32, ctx_in: at, ..TestRun::default() };
+    match bpf(Command::ProgTestRun, &mut attr) {
+        Ok(_) => Ok((attr.retval, context)),
+        Err(e) if e.raw_os_error() == Some(ENOTSUPP) => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+        Err(e) => Err(e),
+    }
+}
+
+/// A program's own text (enum of include/uapi/linux/bpf.h: BPF_STDOUT, BPF_STDERR).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Stream {
+    Stdout = 1,
+    Stderr = 2,
+}
+
+/// Takes what is in a program's stream, at most so many bytes. EINVAL: the kernel has no streams; they came with 6.17.
+pub fn take_stream(fd: BorrowedFd<'_>, stream: Stream, most: usize) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0u8; most];
+    let mut attr = StreamRead {
+        buffer: buffer.as_mut_ptr() as u64,
+        len: buffer.len() as u32,
+        stream_id: stream as u32,
+        prog_fd: raw(fd),
+        ..StreamRead::default()
+    };
+    let read = bpf(Command::ProgStreamRead, &mut attr)?;
+    buffer.truncate(usize::try_from(read).unwrap_or(0));
+    Ok(buffer)
 }

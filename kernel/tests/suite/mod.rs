@@ -11,6 +11,7 @@ mod loading;
 mod names;
 mod netns;
 mod order;
+mod printing;
 mod remains;
 mod shared;
 mod updates;

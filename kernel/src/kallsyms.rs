@@ -1,0 +1,46 @@
+//! Names of kernel functions by their addresses (/proc/kallsyms). Without CAP_SYSLOG all addresses are zero, and nothing is
+//! found.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+
+/// What the immediates of helper calls are counted from.
+const CALL_BASE: &str = "__bpf_call_base";
+
+/// The functions that calls of these immediates go to, after the verifier made distances of them.
+pub fn callees(immediates: &BTreeSet<i32>) -> io::Result<BTreeMap<i32, String>> {
+    let mut found = BTreeMap::new();
+    if immediates.is_empty() {
+        return Ok(found);
+    }
+    let Some(base) = scan(|address, name| (name == CALL_BASE).then_some(address))? else { return Ok(found) };
+    let wanted: BTreeMap<u64, i32> =
+        immediates.iter().map(|imm| (base.wrapping_add_signed(i64::from(*imm)), *imm)).collect();
+    scan(|address, name| {
+        if let Some(imm) = wanted.get(&address) {
+            // Of aliases the first, as bpftool has it.
+            found.entry(*imm).or_insert_with(|| name.to_owned());
+        }
+        None::<()>
+    })?;
+    Ok(found)
+}
+
+/// Until something is found. The file is larger than anybody wants to keep.
+fn scan<T>(mut found: impl FnMut(u64, &str) -> Option<T>) -> io::Result<Option<T>> {
+    let mut lines = BufReader::with_capacity(64 << 10, File::open("/proc/kallsyms")?);
+    let mut line = String::new();
+    while lines.read_line(&mut line)? > 0 {
+        let mut words = line.split_ascii_whitespace();
+        if let (Some(address), Some(_), Some(name)) = (words.next(), words.next(), words.next())
+            && let Ok(address) = u64::from_str_radix(address, 16)
+            && address != 0
+            && let Some(found) = found(address, name)
+        {
+            return Ok(Some(found));
+        }
+        line.clear();
+    }
+    Ok(None)
+}
