@@ -63,7 +63,7 @@ pub struct EbpfProgramSpec {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("has(self.maxEntries) || has(self.onUpdate) || has(self.merge) || has(self.share)").message("no option is given: write maxEntries, onUpdate, merge or share, or leave the map out"),
+    validation = Rule::new("has(self.maxEntries) || has(self.onUpdate) || has(self.merge) || has(self.share) || has(self.dropCounter)").message("no option is given: write maxEntries, onUpdate, merge, share or dropCounter, or leave the map out"),
     validation = Rule::new("!has(self.merge) || !has(self.onUpdate) || self.onUpdate == 'Keep'").message("merge: nothing is brought over to a map that starts anew: leave merge out, or write onUpdate: Keep"),
     validation = Rule::new("!has(self.share) || !(has(self.onUpdate) || has(self.merge))").message("share: a map that others use too is not one program's to reset or to move: leave onUpdate and merge out")
 )]
@@ -87,6 +87,11 @@ pub struct MapOptions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub share: Option<String>,
+    /// Where the program counts the records for which this ring buffer had no room: a global variable of the object, or
+    /// one of its maps, whose integers are added up. Whoever follows the events is told how many are missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 127), regex(pattern = r"^[A-Za-z_.][A-Za-z0-9_.]*$"))]
+    pub drop_counter: Option<String>,
 }
 
 /// How changed values are brought over: `Sum` adds the difference, so that counters lose nothing. All fields of the value

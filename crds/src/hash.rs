@@ -26,13 +26,13 @@ pub fn revision_hash(spec: &EbpfProgramSpec, digest: &str, restart: Option<&str>
 /// the value of the restart annotation. Names the directory in bpffs; only its change loads anew.
 ///
 /// Not part of it: what the kernel wants to know of an attach point when it loads a function (that makes variants inside
-/// of one load), and what becomes of a map on update (`onUpdate`,
-/// `merge`).
+/// of one load), what becomes of a map on update (`onUpdate`, `merge`), and who counts what it has no room for
+/// (`dropCounter`).
 pub fn load_hash(spec: &EbpfProgramSpec, digest: &str, restart: Option<&str>) -> String {
     let mut parts = pick(spec, &["globals", "maps"]);
     if let Some(Value::Object(maps)) = parts.get_mut("maps") {
         for options in maps.values_mut().filter_map(Value::as_object_mut) {
-            options.retain(|option, _| option != "onUpdate" && option != "merge");
+            options.retain(|option, _| !["onUpdate", "merge", "dropCounter"].contains(&option.as_str()));
         }
         maps.retain(|_, options| options.as_object().is_some_and(|options| !options.is_empty()));
         if maps.is_empty() {
