@@ -131,6 +131,7 @@ fn kept_maps(spec: &EbpfProgramSpec, object: &Object) -> Result<BTreeMap<String,
             return Err(ObjectError::BadMap { map: name.clone(), reason }.into());
         }
     }
+    drop_counters(spec, object)?;
     let options = |name: &str| spec.maps.as_ref().and_then(|maps| maps.get(name));
     let kept = object.maps().iter().filter(|map| !fixed(map)).filter(|map| {
         match options(&map.name).and_then(|o| o.on_update) {
@@ -144,4 +145,27 @@ fn kept_maps(spec: &EbpfProgramSpec, object: &Object) -> Result<BTreeMap<String,
         None => Merge::Untouched,
     };
     Ok(kept.map(|m| (m.name.clone(), merge(&m.name))).collect())
+}
+
+/// That the object has what is to count the records for which a ring buffer has no room.
+fn drop_counters(spec: &EbpfProgramSpec, object: &Object) -> Result<(), ProgramError> {
+    for (name, options) in spec.maps.iter().flatten() {
+        let Some(counter) = &options.drop_counter else { continue };
+        let bad = |reason: String| ObjectError::BadMap { map: name.clone(), reason };
+        let is_ring = |map: &MapDef| map.name == *name && map.map_type == map_type::RINGBUF;
+        if !object.maps().iter().any(is_ring) {
+            return Err(
+                bad("dropCounter is of ring buffers, and it is none; the kernel counts for others".into()).into()
+            );
+        }
+        let variables = object.variables();
+        if !object.maps().iter().any(|map| map.name == *counter) && !variables.contains(&counter.as_str()) {
+            let known = variables.join(", ");
+            let reason = format!(
+                "dropCounter {counter}: the object has no such map and no such global variable; it has {known}"
+            );
+            return Err(bad(reason).into());
+        }
+    }
+    Ok(())
 }

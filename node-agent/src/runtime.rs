@@ -21,7 +21,7 @@ use crate::desired::Store;
 use crate::epoch::Epoch;
 use crate::grpc::agent::AgentService;
 use crate::grpc::auth::Authorizer;
-use crate::grpc::inspector::{InspectorService, Line, READ_AT_ONCE};
+use crate::grpc::inspector::{InspectorService, Line, PRINTING_AT_ONCE, READ_AT_ONCE};
 use crate::grpc::serve::{self, Services};
 use crate::grpc::tls::{Acceptors, Identity};
 use crate::images::Images;
@@ -125,6 +125,9 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
             line: Arc::new(Line::new(READ_AT_ONCE)),
             trials: Arc::new(Semaphore::new(1)),
             counting: Arc::default(),
+            writing: Arc::default(),
+            types: Arc::default(),
+            printing: Arc::new(Semaphore::new(PRINTING_AT_ONCE)),
         }),
     };
     let (socket, on_socket, stop) = (config.places.socket.clone(), services.clone(), cancel.clone());

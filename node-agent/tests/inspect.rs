@@ -469,7 +469,7 @@ async fn functions_run_on_packets() {
     let ask = async |function: &str, packets: Vec<Vec<u8>>, live: bool| -> Result<Vec<TestRun>, Status> {
         let packets = packets.into_iter().map(Into::into).collect();
         let (function, repeat) = (function.into(), 0);
-        let request = TestProgramRequest { program: program(), function, packets, live, repeat };
+        let request = TestProgramRequest { program: program(), function, packets, live, repeat, contexts: vec![] };
         Ok(node.inspector().test_program(request).await?.into_inner().runs)
     };
     let packet = vec![9u8; 64];
@@ -501,6 +501,7 @@ async fn functions_run_on_packets() {
         packets,
         repeat: 5_000_001,
         live: false,
+        contexts: vec![],
     };
     let status = node.inspector().test_program(many).await.unwrap_err();
     assert_eq!(status.message(), "repeat 5000001, 2 packets: at most 10000000 runs in all");

@@ -1,10 +1,15 @@
 //! Looking into the node's programs and maps. Reading never changes what is read; memory per stream is bounded by the
 //! frames in its queue.
 
+mod drain;
+mod drops;
 mod dump;
 mod events;
+mod insns;
 mod line;
+mod output;
 mod programs;
+mod records;
 mod trial;
 mod watch;
 mod write;
@@ -12,21 +17,21 @@ mod write;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use prost::bytes::Bytes;
 use skep_crds::Reason;
 use skep_kernel::Host;
-use skep_kernel::dump::MapReader;
+use skep_kernel::dump::{MapReader, Types};
 use skep_kernel::sys::map::{MapInfo as KernelMapInfo, type_name};
 use skep_proto::v1::inspector_server::Inspector;
 use skep_proto::v1::{
     DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DescribeProgramsResponse,
-    DumpMapRequest, ListMapsRequest, ListMapsResponse, ListProgramsRequest, ListProgramsResponse, LookupMapRequest,
-    LookupMapResponse, MapFrame, MapInfo, ProgramRef, ProgramReport, TailEventsRequest, TestProgramRequest,
-    TestProgramResponse, UpdateMapRequest, UpdateMapResponse, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest,
-    datum::Datum, lookup_map_request::Key,
+    DrainMapRequest, DumpInstructionsRequest, DumpMapRequest, ListMapsRequest, ListMapsResponse, ListProgramsRequest,
+    ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, ProgramRef, ProgramReport,
+    TailEventsRequest, TailOutputRequest, TestProgramRequest, TestProgramResponse, UpdateMapRequest, UpdateMapResponse,
+    VerifyProgramRequest, WatchMapRequest, WatchStatsRequest, WriteRecordsRequest, WriteRecordsResponse, datum::Datum,
+    lookup_map_request::Key,
 };
 use skep_proto::value::from_json;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
@@ -46,6 +51,12 @@ const QUEUE: usize = 4;
 /// Maps that are read at once: each takes a thread that blocks as long as its client reads slowly.
 pub const READ_AT_ONCE: usize = 8;
 
+/// Clients that may follow bpf_printk at once: each has trace buffers of its own, of a megabyte and more for each CPU.
+pub const PRINTING_AT_ONCE: usize = 4;
+
+/// A stream of a map.
+type Frames = Pin<Box<dyn Stream<Item = Result<MapFrame, Status>> + Send>>;
+
 /// Implements the service.
 #[derive(Clone, Debug)]
 pub struct InspectorService {
@@ -59,6 +70,12 @@ pub struct InspectorService {
     pub trials: Arc<Semaphore>,
     /// What makes the kernel count runs, as long as somebody watches.
     pub counting: Arc<Counting>,
+    /// For writing user ring buffers, one at a time.
+    pub writing: Arc<Mutex<()>>,
+    /// What the bytes of maps mean.
+    pub types: Arc<Types>,
+    /// For following bpf_printk.
+    pub printing: Arc<Semaphore>,
 }
 
 /// A program that is not on this node is no secret kept and no map found.
@@ -87,13 +104,24 @@ impl InspectorService {
 
     /// Opens a map of what runs.
     async fn open(&self, report: &ProgramReport, map: &str) -> Result<MapReader, Status> {
+        self.with_map(report, map, Ok).await
+    }
+
+    /// Opens a map of what runs, and does something with it.
+    async fn with_map<T: Send + 'static>(
+        &self,
+        report: &ProgramReport,
+        map: &str,
+        work: impl FnOnce(MapReader) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
         let Some(known) = report.maps.iter().find(|m| m.name == map) else {
             let names: Vec<&str> = report.maps.iter().map(|m| m.name.as_str()).collect();
             let message = format!("{}/{} has no map {map}; it has {}", report.namespace, report.name, names.join(", "));
             return Err(refuse(Code::NotFound, Reason::TargetNotFound, message));
         };
-        let (host, uid, map, id) = (self.host.clone(), report.uid.clone(), map.to_owned(), known.id);
-        blocking(move || open_map(&host, &uid, &map, id)).await.map_err(failed)?
+        let (host, types) = (self.host.clone(), self.types.clone());
+        let (uid, map, id) = (report.uid.clone(), map.to_owned(), known.id);
+        blocking(move || work(open_map(&host, &types, &uid, &map, id)?)).await.map_err(failed)?
     }
 
     /// Opens a map whose entries can be listed.
@@ -105,11 +133,11 @@ impl InspectorService {
     }
 }
 
-fn open_map(host: &Host, uid: &str, map: &str, id: u32) -> Result<MapReader, Status> {
+fn open_map(host: &Host, types: &Types, uid: &str, map: &str, id: u32) -> Result<MapReader, Status> {
     let found = host.find_map(uid, map, id).map_err(failed)?;
     let fd =
         found.ok_or_else(|| refuse(Code::Aborted, Reason::TargetNotFound, "the map went away meanwhile; try again"))?;
-    MapReader::new(fd).map_err(failed)
+    MapReader::known(fd, types).map_err(failed)
 }
 
 fn info(program: &ProgramReport, name: &str, info: &KernelMapInfo, memlock: u64, frozen: bool) -> MapInfo {
@@ -201,7 +229,7 @@ impl Inspector for InspectorService {
         Ok(Response::new(ListMapsResponse { maps }))
     }
 
-    type DumpMapStream = Pin<Box<dyn Stream<Item = Result<MapFrame, Status>> + Send>>;
+    type DumpMapStream = Frames;
 
     async fn dump_map(&self, request: Request<DumpMapRequest>) -> Result<Response<Self::DumpMapStream>, Status> {
         let namespace = request.get_ref().program.as_ref().map(|p| p.namespace.clone()).unwrap_or_default();
@@ -210,12 +238,12 @@ impl Inspector for InspectorService {
         let report = self.report(request.program.as_ref())?;
         let reader = self.open_entries(&report, &request.map).await?;
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let dump = dump::Dump::new(&request, &reader, dump::Client::new(sender))?;
+        let dump = dump::Dump::new(&request, &report, &reader, dump::Client::new(sender))?;
         tokio::spawn(dump.run(self.line.clone(), report, request.map, reader));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
-    type WatchMapStream = Self::DumpMapStream;
+    type WatchMapStream = Frames;
 
     async fn watch_map(&self, request: Request<WatchMapRequest>) -> Result<Response<Self::WatchMapStream>, Status> {
         let program = request.get_ref().program.clone().unwrap_or_default();
@@ -234,28 +262,27 @@ impl Inspector for InspectorService {
         self.authorizer.check(&request, &namespace, GET_MAPS).await?;
         let request = request.into_inner();
         let report = self.report(request.program.as_ref())?;
-        let reader = self.open(&report, &request.map).await?;
         let key = match request.key {
             Some(Key::Raw(bytes)) => Some(Datum::Raw(bytes)),
             Some(Key::Json(value)) => Some(Datum::Json(value)),
             None => return Err(Status::invalid_argument("key is missing: json or raw")),
         };
-        let key =
-            write::key(&reader, key).map_err(|why| Status::invalid_argument(format!("map {}: {why}", request.map)))?;
-        let schema = request.schema.then(|| dump::schema(&report, &request.map, &reader));
-        let raw_key = Bytes::copy_from_slice(&key);
-        let found = blocking(move || reader.lookup(&key).map(|v| v.map(|v| (reader.decode_values(&v), v))))
-            .await
-            .map_err(failed)?;
-        let found = found.map_err(|e| failed(format!("map {}: {e}", request.map)))?;
-        let nothing = LookupMapResponse { raw_key, schema, ..LookupMapResponse::default() };
-        Ok(Response::new(match found {
-            Some((value, raw)) => {
-                let (value, raw_value) = (Some(from_json(&value)), Bytes::from(raw));
-                LookupMapResponse { found: true, value, raw_value, ..nothing }
-            }
-            None => nothing,
-        }))
+        let (of, map, schema) = (report.clone(), request.map.clone(), request.schema);
+        // In one go: handing it from thread to thread takes longer than the lookup.
+        let answer = self.with_map(&report, &request.map, move |reader| {
+            let key = write::key(&reader, key).map_err(|why| Status::invalid_argument(format!("map {map}: {why}")))?;
+            let schema = schema.then(|| dump::schema(&of, &map, &reader));
+            let found = reader.lookup(&key).map_err(|e| failed(format!("map {map}: {e}")))?;
+            let nothing = LookupMapResponse { raw_key: key.into(), schema, ..LookupMapResponse::default() };
+            Ok(match found {
+                Some(raw) => {
+                    let value = Some(from_json(&reader.decode_values(&raw)));
+                    LookupMapResponse { found: true, value, raw_value: raw.into(), ..nothing }
+                }
+                None => nothing,
+            })
+        });
+        answer.await.map(Response::new)
     }
 
     async fn update_map(&self, request: Request<UpdateMapRequest>) -> Result<Response<UpdateMapResponse>, Status> {
@@ -273,5 +300,35 @@ impl Inspector for InspectorService {
 
     async fn tail_events(&self, request: Request<TailEventsRequest>) -> Result<Response<events::Events>, Status> {
         self.tail(request).await
+    }
+
+    async fn write_records(
+        &self,
+        request: Request<WriteRecordsRequest>,
+    ) -> Result<Response<WriteRecordsResponse>, Status> {
+        Ok(Response::new(WriteRecordsResponse { written: self.put_in(request).await? }))
+    }
+
+    type DrainMapStream = Frames;
+
+    async fn drain_map(&self, request: Request<DrainMapRequest>) -> Result<Response<Frames>, Status> {
+        self.drain(request).await
+    }
+
+    type DumpInstructionsStream = insns::Listing;
+
+    async fn dump_instructions(
+        &self,
+        request: Request<DumpInstructionsRequest>,
+    ) -> Result<Response<insns::Listing>, Status> {
+        let namespace = request.get_ref().program.as_ref().map(|p| p.namespace.clone()).unwrap_or_default();
+        self.authorizer.check(&request, &namespace, GET_MAPS).await?;
+        self.instructions(request.into_inner()).await.map(Response::new)
+    }
+
+    type TailOutputStream = output::Output;
+
+    async fn tail_output(&self, request: Request<TailOutputRequest>) -> Result<Response<output::Output>, Status> {
+        self.output(request).await
     }
 }

@@ -997,6 +997,20 @@ pub struct FunctionFacts {
     /// Counted only while somebody watches them, by WatchStats or bpftool.
     #[prost(message, optional, tag = "16")]
     pub stats: ::core::option::Option<RunStats>,
+    /// It and the functions that it calls, in the order of their instructions, where it was loaded with types.
+    #[prost(message, repeated, tag = "17")]
+    pub subprograms: ::prost::alloc::vec::Vec<Subprogram>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Subprogram {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// As in C, e.g. "int count(struct xdp_md \*ctx)".
+    #[prost(string, tag = "2")]
+    pub signature: ::prost::alloc::string::String,
+    /// Its first instruction, in slots of eight bytes from the function's first.
+    #[prost(uint32, tag = "3")]
+    pub offset: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FunctionMap {
@@ -1066,6 +1080,10 @@ pub struct TestProgramRequest {
     /// Runs on each packet, at most 10,000,000 in all; 0: one. What a run changes in the packet, the next one finds.
     #[prost(uint32, tag = "5")]
     pub repeat: u32,
+    /// Instead of packets, for programs that take none: the arguments of a raw tracepoint (eight bytes each, at most 12) or
+    /// the context of a syscall program (at most 65,535 bytes). Each is run once.
+    #[prost(bytes = "bytes", repeated, tag = "6")]
+    pub contexts: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TestProgramResponse {
@@ -1082,9 +1100,12 @@ pub struct TestRun {
     /// The packet afterwards.
     #[prost(bytes = "bytes", tag = "3")]
     pub packet: ::prost::bytes::Bytes,
-    /// Nanoseconds of a run, on average.
+    /// Nanoseconds of a run, on average. Not measured of programs that take no packets.
     #[prost(uint32, tag = "4")]
     pub duration_ns: u32,
+    /// The context afterwards, of a syscall program.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub context: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchStatsRequest {
@@ -1180,10 +1201,17 @@ pub struct DumpMapRequest {
     /// Goes on where a dump with a `limit` stopped: its End's `next_page`. What changed there meanwhile may come twice, or not.
     #[prost(bytes = "bytes", tag = "7")]
     pub page: ::prost::bytes::Bytes,
+    /// Of a map of maps: what is in its inner maps follows their ids, each after an Inner.
+    #[prost(bool, tag = "8")]
+    pub nested: bool,
+    /// With `decode`: one value in the place of those of all CPUs. Integers are added or compared, in structs and arrays too;
+    /// anything else is shown where the CPUs that wrote one agree, and is null where they do not.
+    #[prost(enumeration = "Reduce", tag = "9")]
+    pub reduce: i32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct MapFrame {
-    #[prost(oneof = "map_frame::Frame", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "map_frame::Frame", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub frame: ::core::option::Option<map_frame::Frame>,
 }
 /// Nested message and enum types in `MapFrame`.
@@ -1204,7 +1232,25 @@ pub mod map_frame {
         /// WatchMap only.
         #[prost(message, tag = "6")]
         Changes(super::Changes),
+        /// DumpMap with `nested` only.
+        #[prost(message, tag = "7")]
+        Inner(super::Inner),
     }
+}
+/// The entries that follow, until the next Inner or the End, are of this inner map. Then come more of the outer one's, if any,
+/// after an Inner without a schema.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Inner {
+    /// Its place in the outer map.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub key: ::prost::bytes::Bytes,
+    #[prost(message, optional, tag = "2")]
+    pub decoded_key: ::core::option::Option<::prost_types::Value>,
+    #[prost(message, optional, tag = "3")]
+    pub schema: ::core::option::Option<MapSchema>,
+    /// Why its entries do not follow.
+    #[prost(string, tag = "4")]
+    pub reason: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Queued {
@@ -1665,6 +1711,9 @@ pub struct TailEventsRequest {
     /// One of so many records, by count; 0 and 1: all.
     #[prost(uint32, tag = "8")]
     pub one_in: u32,
+    /// At most so many records in a second; 0: all. What is beyond is counted as lost.
+    #[prost(uint32, tag = "9")]
+    pub rate: u32,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EventFrame {
@@ -1692,20 +1741,23 @@ pub struct EventSchema {
     /// Absent where no type was asked for.
     #[prost(message, optional, tag = "2")]
     pub r#type: ::core::option::Option<Type>,
-    /// The kernel counts what does not fit (perf event arrays). A ring buffer refuses its program instead, and only that
-    /// knows how often.
+    /// What does not fit is counted: by the kernel (perf event arrays), or by the program, in the counter that its spec names
+    /// (`maps.<map>.dropCounter`). A ring buffer refuses its program instead, and only that knows how often.
     #[prost(bool, tag = "3")]
     pub loss_is_known: bool,
 }
 /// Records that are missing from here on, since the last frame.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Loss {
-    /// The kernel had no room for them (perf event arrays).
+    /// There was no room for them in the map: counted by the kernel (perf event arrays), or by the program.
     #[prost(uint64, tag = "1")]
     pub kernel: u64,
     /// This client read too slowly.
     #[prost(uint64, tag = "2")]
     pub client: u64,
+    /// Beyond this client's `rate`.
+    #[prost(uint64, tag = "3")]
+    pub limited: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct EventBatch {
@@ -1736,6 +1788,197 @@ pub struct EventEnd {
     /// Why it ended: "limit", or that the map or its program went.
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WriteRecordsRequest {
+    #[prost(message, optional, tag = "1")]
+    pub program: ::core::option::Option<ProgramRef>,
+    #[prost(string, tag = "2")]
+    pub map: ::prost::alloc::string::String,
+    /// The struct of the records, as the program's types (BTF) name it, for those that are JSON.
+    #[prost(string, tag = "3")]
+    pub r#type: ::prost::alloc::string::String,
+    /// At most 65,536, each of at most the buffer's size less 8 bytes.
+    #[prost(message, repeated, tag = "4")]
+    pub records: ::prost::alloc::vec::Vec<Datum>,
+    /// Write although a process of the node has the map open, and may write it too: two writers overwrite each other.
+    #[prost(bool, tag = "5")]
+    pub share: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WriteRecordsResponse {
+    #[prost(uint64, tag = "1")]
+    pub written: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrainMapRequest {
+    #[prost(message, optional, tag = "1")]
+    pub program: ::core::option::Option<ProgramRef>,
+    #[prost(string, tag = "2")]
+    pub map: ::prost::alloc::string::String,
+    #[prost(bool, tag = "3")]
+    pub decode: bool,
+    /// At most this many; 0: all. Of a hash, the kernel takes whole buckets: a few more may be taken.
+    #[prost(uint64, tag = "4")]
+    pub limit: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DumpInstructionsRequest {
+    #[prost(message, optional, tag = "1")]
+    pub program: ::core::option::Option<ProgramRef>,
+    /// Empty: all of the program's.
+    #[prost(string, tag = "2")]
+    pub function: ::prost::alloc::string::String,
+    /// Leave the CPU's instructions out.
+    #[prost(bool, tag = "3")]
+    pub no_jited: bool,
+}
+/// A part of a function's instructions: one that is long comes in several, `more` says that one follows.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Instructions {
+    /// The function that is loaded, and that of its functions which this is.
+    #[prost(string, tag = "1")]
+    pub function: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub subprogram: ::core::option::Option<Subprogram>,
+    #[prost(message, repeated, tag = "3")]
+    pub instructions: ::prost::alloc::vec::Vec<Instruction>,
+    /// How the CPU runs it, in the last part: machine code (`machine` says whose, as uname does), and where it is.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub jited: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "5")]
+    pub jited_address: u64,
+    #[prost(string, tag = "6")]
+    pub machine: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "7")]
+    pub jited_lines: ::prost::alloc::vec::Vec<JitedLine>,
+    #[prost(bool, tag = "8")]
+    pub more: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Instruction {
+    /// Slots of eight bytes from the loaded function's first.
+    #[prost(uint32, tag = "1")]
+    pub index: u32,
+    /// Eight bytes, or sixteen.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub raw: ::prost::bytes::Bytes,
+    /// E.g. "r1 = \*(u64 \*)(r6 +16)".
+    #[prost(string, tag = "3")]
+    pub text: ::prost::alloc::string::String,
+    /// The line of source that begins here.
+    #[prost(message, optional, tag = "4")]
+    pub line: ::core::option::Option<SourceLine>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SourceLine {
+    #[prost(string, tag = "1")]
+    pub file: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub line: u32,
+    #[prost(uint32, tag = "3")]
+    pub column: u32,
+    #[prost(string, tag = "4")]
+    pub text: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JitedLine {
+    /// From the function's first byte.
+    #[prost(uint32, tag = "1")]
+    pub offset: u32,
+    #[prost(message, optional, tag = "2")]
+    pub line: ::core::option::Option<SourceLine>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TailOutputRequest {
+    #[prost(enumeration = "tail_output_request::Source", tag = "1")]
+    pub source: i32,
+    /// Of streams.
+    #[prost(message, optional, tag = "2")]
+    pub program: ::core::option::Option<ProgramRef>,
+    #[prost(string, tag = "3")]
+    pub function: ::prost::alloc::string::String,
+}
+/// Nested message and enum types in `TailOutputRequest`.
+pub mod tail_output_request {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+    #[repr(i32)]
+    pub enum Source {
+        Unspecified = 0,
+        /// bpf_printk of every program of the node.
+        Printk = 1,
+        /// A program's own streams: what it prints, and what the kernel has to say of it.
+        Stdout = 2,
+        Stderr = 3,
+    }
+    impl Source {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "SOURCE_UNSPECIFIED",
+                Self::Printk => "SOURCE_PRINTK",
+                Self::Stdout => "SOURCE_STDOUT",
+                Self::Stderr => "SOURCE_STDERR",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "SOURCE_UNSPECIFIED" => Some(Self::Unspecified),
+                "SOURCE_PRINTK" => Some(Self::Printk),
+                "SOURCE_STDOUT" => Some(Self::Stdout),
+                "SOURCE_STDERR" => Some(Self::Stderr),
+                _ => None,
+            }
+        }
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OutputFrame {
+    /// Whole lines, without their ends. bpf_printk's as the kernel writes them: task, CPU, time, text.
+    #[prost(string, repeated, tag = "1")]
+    pub lines: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The function that printed them, of streams.
+    #[prost(string, tag = "2")]
+    pub function: ::prost::alloc::string::String,
+    /// Lines that are missing from here on: the kernel's buffer was full.
+    #[prost(uint64, tag = "3")]
+    pub lost: u64,
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum Reduce {
+    Unspecified = 0,
+    Sum = 1,
+    Max = 2,
+    Min = 3,
+}
+impl Reduce {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "REDUCE_UNSPECIFIED",
+            Self::Sum => "REDUCE_SUM",
+            Self::Max => "REDUCE_MAX",
+            Self::Min => "REDUCE_MIN",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "REDUCE_UNSPECIFIED" => Some(Self::Unspecified),
+            "REDUCE_SUM" => Some(Self::Sum),
+            "REDUCE_MAX" => Some(Self::Max),
+            "REDUCE_MIN" => Some(Self::Min),
+            _ => None,
+        }
+    }
 }
 /// Generated client implementations.
 pub mod inspector_client {
@@ -2003,6 +2246,72 @@ pub mod inspector_client {
             req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "TailEvents"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// Puts records into a user ring buffer, whose programs take them out. All are checked before the first is put in. Needs
+        /// `update` on `ebpfprograms/maps`; an Event says who wrote.
+        pub async fn write_records(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WriteRecordsRequest>,
+        ) -> std::result::Result<tonic::Response<super::WriteRecordsResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/skep.agent.v1.Inspector/WriteRecords");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "WriteRecords"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes all entries out, and shows them: of a hash, a queue or a stack. Each is taken by one reader, whole; what programs
+        /// put in meanwhile may be taken too. Schema first, then entries, then End. Needs `delete` on `ebpfprograms/maps`; an Event
+        /// says who did.
+        pub async fn drain_map(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DrainMapRequest>,
+        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::MapFrame>>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/skep.agent.v1.Inspector/DrainMap");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "DrainMap"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// The instructions of a function and of the functions that it calls, as the verifier left them and as the CPU runs them,
+        /// with the lines of source that they come from.
+        pub async fn dump_instructions(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DumpInstructionsRequest>,
+        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::Instructions>>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/skep.agent.v1.Inspector/DumpInstructions");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "DumpInstructions"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// What programs print: by bpf_printk, read from a trace instance of the agent's own, so that nobody else misses it; or
+        /// into the streams that a program has of its own since Linux 6.17. Text of all programs of the node needs `get` on
+        /// `ebpfprograms/events` in all namespaces, that of one program in its own.
+        pub async fn tail_output(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TailOutputRequest>,
+        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::OutputFrame>>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/skep.agent.v1.Inspector/TailOutput");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "TailOutput"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2096,6 +2405,44 @@ pub mod inspector_server {
             &self,
             request: tonic::Request<super::TailEventsRequest>,
         ) -> std::result::Result<tonic::Response<Self::TailEventsStream>, tonic::Status>;
+        /// Puts records into a user ring buffer, whose programs take them out. All are checked before the first is put in. Needs
+        /// `update` on `ebpfprograms/maps`; an Event says who wrote.
+        async fn write_records(
+            &self,
+            request: tonic::Request<super::WriteRecordsRequest>,
+        ) -> std::result::Result<tonic::Response<super::WriteRecordsResponse>, tonic::Status>;
+        /// Server streaming response type for the DrainMap method.
+        type DrainMapStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::MapFrame, tonic::Status>>
+            + std::marker::Send
+            + 'static;
+        /// Takes all entries out, and shows them: of a hash, a queue or a stack. Each is taken by one reader, whole; what programs
+        /// put in meanwhile may be taken too. Schema first, then entries, then End. Needs `delete` on `ebpfprograms/maps`; an Event
+        /// says who did.
+        async fn drain_map(
+            &self,
+            request: tonic::Request<super::DrainMapRequest>,
+        ) -> std::result::Result<tonic::Response<Self::DrainMapStream>, tonic::Status>;
+        /// Server streaming response type for the DumpInstructions method.
+        type DumpInstructionsStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::Instructions, tonic::Status>>
+            + std::marker::Send
+            + 'static;
+        /// The instructions of a function and of the functions that it calls, as the verifier left them and as the CPU runs them,
+        /// with the lines of source that they come from.
+        async fn dump_instructions(
+            &self,
+            request: tonic::Request<super::DumpInstructionsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::DumpInstructionsStream>, tonic::Status>;
+        /// Server streaming response type for the TailOutput method.
+        type TailOutputStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::OutputFrame, tonic::Status>>
+            + std::marker::Send
+            + 'static;
+        /// What programs print: by bpf_printk, read from a trace instance of the agent's own, so that nobody else misses it; or
+        /// into the streams that a program has of its own since Linux 6.17. Text of all programs of the node needs `get` on
+        /// `ebpfprograms/events` in all namespaces, that of one program in its own.
+        async fn tail_output(
+            &self,
+            request: tonic::Request<super::TailOutputRequest>,
+        ) -> std::result::Result<tonic::Response<Self::TailOutputStream>, tonic::Status>;
     }
     /// Over TCP every call needs a bearer token of audience `skep-agent` whose owner has a right on a virtual resource in the
     /// namespace asked for: `get` on `ebpfprograms/maps`, unless a call says otherwise. Over the node's unix socket root may call.
@@ -2501,6 +2848,121 @@ pub mod inspector_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TailEventsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.agent.v1.Inspector/WriteRecords" => {
+                    #[allow(non_camel_case_types)]
+                    struct WriteRecordsSvc<T: Inspector>(pub Arc<T>);
+                    impl<T: Inspector> tonic::server::UnaryService<super::WriteRecordsRequest> for WriteRecordsSvc<T> {
+                        type Response = super::WriteRecordsResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::WriteRecordsRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Inspector>::write_records(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WriteRecordsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.agent.v1.Inspector/DrainMap" => {
+                    #[allow(non_camel_case_types)]
+                    struct DrainMapSvc<T: Inspector>(pub Arc<T>);
+                    impl<T: Inspector> tonic::server::ServerStreamingService<super::DrainMapRequest> for DrainMapSvc<T> {
+                        type Response = super::MapFrame;
+                        type ResponseStream = T::DrainMapStream;
+                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::DrainMapRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Inspector>::drain_map(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DrainMapSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.agent.v1.Inspector/DumpInstructions" => {
+                    #[allow(non_camel_case_types)]
+                    struct DumpInstructionsSvc<T: Inspector>(pub Arc<T>);
+                    impl<T: Inspector> tonic::server::ServerStreamingService<super::DumpInstructionsRequest> for DumpInstructionsSvc<T> {
+                        type Response = super::Instructions;
+                        type ResponseStream = T::DumpInstructionsStream;
+                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::DumpInstructionsRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Inspector>::dump_instructions(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DumpInstructionsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.agent.v1.Inspector/TailOutput" => {
+                    #[allow(non_camel_case_types)]
+                    struct TailOutputSvc<T: Inspector>(pub Arc<T>);
+                    impl<T: Inspector> tonic::server::ServerStreamingService<super::TailOutputRequest> for TailOutputSvc<T> {
+                        type Response = super::OutputFrame;
+                        type ResponseStream = T::TailOutputStream;
+                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::TailOutputRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Inspector>::tail_output(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TailOutputSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)

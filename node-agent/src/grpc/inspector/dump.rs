@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use prost::bytes::Bytes;
 use skep_kernel::dump::{MapReader, PORTION, Place, Portion};
+use skep_kernel::sys::map::{self, types};
 use skep_object::btf::filter::{Filter, Member};
+use skep_object::btf::percpu::{self, Reduce};
 use skep_proto::v1::{
-    DecodedEntries, DecodedEntry, DumpMapRequest, End, MapFrame, MapSchema, ProgramReport, Queued, RawEntries,
-    map_frame::Frame,
+    DecodedEntries, DecodedEntry, DumpMapRequest, End, Inner, MapFrame, MapSchema, ProgramReport, Queued, RawEntries,
+    Reduce as Asked, map_frame::Frame,
 };
 use skep_proto::value::from_json;
 use tokio::runtime::Handle;
@@ -35,6 +37,11 @@ pub struct Dump {
     limit: u64,
     filter: Option<Filter>,
     top: Option<Top>,
+    reduce: Option<Reduce>,
+    /// Whose map it is, where what is in inner maps is wanted.
+    nested: Option<ProgramReport>,
+    /// An inner map's entries were the last that were sent.
+    inside: bool,
     /// Where it begins, and where it stopped before the end.
     from: Option<Place>,
     stopped: Option<Place>,
@@ -44,7 +51,12 @@ pub struct Dump {
 
 impl Dump {
     /// Checks what is asked for against the map's types.
-    pub fn new(request: &DumpMapRequest, reader: &MapReader, client: Client) -> Result<Self, Status> {
+    pub fn new(
+        request: &DumpMapRequest,
+        report: &ProgramReport,
+        reader: &MapReader,
+        client: Client,
+    ) -> Result<Self, Status> {
         let filter = filter(&request.filter, reader)?;
         let top = match request.top.as_str() {
             "" => None,
@@ -58,8 +70,25 @@ impl Dump {
             true => None,
             false => Some(place(&request.page, reader).ok_or_else(foreign)?),
         };
+        let reduce = match request.reduce() {
+            Asked::Unspecified => None,
+            _ if !request.decode => {
+                return Err(Status::invalid_argument(
+                    "reduce: with decode only; packed entries have the values of all CPUs",
+                ));
+            }
+            Asked::Sum => Some(Reduce::Sum),
+            Asked::Max => Some(Reduce::Max),
+            Asked::Min => Some(Reduce::Min),
+        };
+        let of_maps = matches!(reader.info().map_type, types::ARRAY_OF_MAPS | types::HASH_OF_MAPS);
+        let nested = (request.nested && of_maps).then(|| report.clone());
         let (decode, limit, stopped) = (request.decode, request.limit, None);
-        Ok(Dump { client, decode, limit, filter, top, from, stopped, sent: 0, seen: 0 })
+        Ok(Dump { client, decode, limit, filter, top, reduce, nested, inside: false, from, stopped, sent: 0, seen: 0 })
+    }
+
+    pub fn client(&self) -> Client {
+        self.client.clone()
     }
 
     /// Waits for its turn, and reads. Ends when all is read, when the client is gone, or when it does not read any more.
@@ -100,7 +129,7 @@ impl Dump {
 
     /// Packed entries as the kernel gave them; false when there is no more to do.
     fn portion(&mut self, reader: &MapReader, portion: &Portion<'_>) -> bool {
-        let (key_len, value_len) = (reader.info().key_size as usize, reader.entry_len());
+        let (key_len, value_len) = (reader.key_len(), reader.entry_len());
         let count = portion.values.len().checked_div(value_len).unwrap_or(0);
         let room = if self.limit == 0 || self.top.is_some() { usize::MAX } else { (self.limit - self.sent) as usize };
         if self.filter.is_none() && self.top.is_none() {
@@ -143,14 +172,59 @@ impl Dump {
         room == 0
     }
 
-    fn send_entries(&mut self, reader: &MapReader, keys: &[u8], values: &[u8]) -> bool {
-        let (key_len, value_len) = (reader.info().key_size as usize, reader.entry_len());
+    /// And what is in the maps that are their values, where that is wanted.
+    pub fn send_entries(&mut self, reader: &MapReader, keys: &[u8], values: &[u8]) -> bool {
+        if self.inside && !self.client.put(Frame::Inner(Inner::default())) {
+            return false;
+        }
+        self.inside = false;
+        self.sent += values.len().checked_div(reader.entry_len()).unwrap_or(0) as u64;
+        if !self.put_entries(reader, keys, values) {
+            return false;
+        }
+        let Some(report) = self.nested.take() else { return true };
+        let sent = entries(reader, keys, values).all(|(key, id)| self.send_inner(&report, reader, key, id));
+        self.nested = Some(report);
+        sent
+    }
+
+    fn send_inner(&mut self, report: &ProgramReport, outer: &MapReader, key: &[u8], id: &[u8]) -> bool {
+        self.inside = true;
+        let decoded_key = self.decode.then(|| from_json(&outer.key.decode(key)));
+        let inner = Inner { key: Bytes::copy_from_slice(key), decoded_key, ..Inner::default() };
+        let id = u32::from_ne_bytes(id.try_into().unwrap_or_default());
+        let reader = match map::by_id(id).and_then(MapReader::new) {
+            Ok(reader) => reader,
+            Err(e) => return self.client.put(Frame::Inner(Inner { reason: e.to_string(), ..inner })),
+        };
+        let schema = Some(schema(report, &reader.info().name, &reader));
+        let reason = reader.refusal().unwrap_or_default().to_owned();
+        let refused = !reason.is_empty();
+        if !self.client.put(Frame::Inner(Inner { schema, reason, ..inner })) {
+            return false;
+        }
+        if refused {
+            return true;
+        }
+        let mut sent = true;
+        let read = reader.read(|keys, values| {
+            sent = self.put_entries(&reader, keys, values);
+            sent
+        });
+        if let Err(e) = read {
+            self.client.end(Err(failed(format!("inner map {id}: {e}"))));
+            return false;
+        }
+        sent
+    }
+
+    fn put_entries(&self, reader: &MapReader, keys: &[u8], values: &[u8]) -> bool {
+        let (key_len, value_len) = (reader.key_len(), reader.entry_len());
         let at_once = if self.decode { DECODED } else { (PORTION / (key_len + value_len).max(1)).max(1) };
         values.chunks(at_once * value_len.max(1)).enumerate().all(|(index, values)| {
             let count = values.len().checked_div(value_len).unwrap_or(0);
             let first = index * at_once;
             let keys = &keys[first * key_len..(first + count) * key_len];
-            self.sent += count as u64;
             self.client.put(self.frame(reader, count, keys, values))
         })
     }
@@ -160,9 +234,13 @@ impl Dump {
             let (keys, values) = (Bytes::copy_from_slice(keys), Bytes::copy_from_slice(values));
             return Frame::Raw(RawEntries { count: count as u32, keys, values });
         }
-        let decoded = entries(reader, keys, values).map(|(key, value)| DecodedEntry {
+        let value = |value: &[u8]| match self.reduce {
+            Some(how) if reader.info().is_per_cpu() => percpu::reduce(&reader.value, how, reader.values_of(value)),
+            _ => reader.decode_values(value),
+        };
+        let decoded = entries(reader, keys, values).map(|(key, entry)| DecodedEntry {
             key: Some(from_json(&reader.key.decode(key))),
-            value: Some(from_json(&reader.decode_values(value))),
+            value: Some(from_json(&value(entry))),
         });
         Frame::Decoded(DecodedEntries { entries: decoded.collect() })
     }
@@ -175,7 +253,7 @@ fn page(place: &Place, reader: &MapReader) -> Vec<u8> {
 
 fn place(page: &[u8], reader: &MapReader) -> Option<Place> {
     let place = page.strip_prefix(&reader.info().id.to_le_bytes())?;
-    Place::from_bytes(place, reader.info().key_size)
+    Place::from_bytes(place, reader.key_len())
 }
 
 /// Who reads a stream of a map.
@@ -208,14 +286,15 @@ impl Client {
         self.end(Ok(MapFrame { frame: Some(frame) }))
     }
 
-    fn end(&self, frame: Result<MapFrame, Status>) -> bool {
+    /// A last word. Blocks.
+    pub fn end(&self, frame: Result<MapFrame, Status>) -> bool {
         Handle::current().block_on(self.tell(frame))
     }
 }
 
 /// A condition on a map's entries; `None` where there is none.
 pub fn filter(text: &str, reader: &MapReader) -> Result<Option<Filter>, Status> {
-    let roots = [("key", &reader.key), ("value", &reader.value)];
+    let roots = [("key", &*reader.key), ("value", &*reader.value)];
     match text {
         "" => Ok(None),
         text => Filter::parse(text, &roots).map(Some).map_err(|e| Status::invalid_argument(e.to_string())),
@@ -224,7 +303,7 @@ pub fn filter(text: &str, reader: &MapReader) -> Result<Option<Filter>, Status> 
 
 /// A member of a map's entries that has numbers.
 pub fn member(path: &str, reader: &MapReader) -> Result<Member, Status> {
-    let roots = [("key", &reader.key), ("value", &reader.value)];
+    let roots = [("key", &*reader.key), ("value", &*reader.value)];
     let invalid = |why: String| Status::invalid_argument(format!("top: {why}"));
     let member = Member::parse(path, &roots).map_err(|e| invalid(e.to_string()))?;
     if member.is_number() { Ok(member) } else { Err(invalid(format!("{path} is no number"))) }
@@ -244,7 +323,7 @@ pub fn schema(report: &ProgramReport, map: &str, reader: &MapReader) -> MapSchem
 
 /// Keys and values of packed entries. Queues and stacks have no keys.
 pub fn entries<'a>(reader: &MapReader, keys: &'a [u8], values: &'a [u8]) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
-    let key_len = reader.info().key_size as usize;
+    let key_len = reader.key_len();
     let keyed = values.chunks_exact(reader.entry_len().max(1)).enumerate();
     keyed.map(move |(i, value)| (keys.get(i * key_len..(i + 1) * key_len).unwrap_or(&[]), value))
 }
@@ -267,7 +346,7 @@ impl Top {
     fn new(path: &str, most: u64, reader: &MapReader) -> Result<Self, Status> {
         let invalid = |why: String| Status::invalid_argument(format!("top: {why}"));
         let member = member(path, reader)?;
-        let room = (TOP / (reader.info().key_size as usize + reader.entry_len()).max(1)) as u64;
+        let room = (TOP / (reader.key_len() + reader.entry_len()).max(1)) as u64;
         match most {
             0 => Err(invalid("how many is said by limit".into())),
             most if most > room => {

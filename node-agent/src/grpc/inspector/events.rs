@@ -1,7 +1,7 @@
 //! Records of a ring buffer or a perf event array as a stream, filtered and sampled for each client on the node.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use skep_crds::Reason;
 use skep_kernel::events::EventReader;
@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
+use super::drops::Drops;
 use super::{InspectorService, QUEUE, failed, map_info};
 use crate::events::{Batch, Subscription};
 use crate::grpc::auth::GET_EVENTS;
@@ -50,18 +51,20 @@ impl InspectorService {
             return Err(refuse(Code::FailedPrecondition, Reason::KernelUnsupported, message));
         }
         let wish = Wish::new(&request, &report).await?;
+        let drops = self.drops(&report, &request.map).await?.map(Arc::new);
         let schema = EventSchema {
             map: Some(map_info(&report, &request.map, &reader)),
             r#type: wish.desc.as_ref().map(type_message),
-            loss_is_known: map_type == types::PERF_EVENT_ARRAY,
+            loss_is_known: map_type == types::PERF_EVENT_ARRAY || drops.is_some(),
         };
-        let (readers, host, id) = (self.events.clone(), self.host.clone(), reader.info().id);
+        let (readers, host, types) = (self.events.clone(), self.host.clone(), self.types.clone());
+        let id = reader.info().id;
         let (uid, map, consume) = (report.uid.clone(), request.map.clone(), request.consume);
         let subscription = blocking(move || {
             if !consume && !readers.reads(id) {
                 unread(id, &map)?;
             }
-            let fd = super::open_map(&host, &uid, &map, id)?.into_fd();
+            let fd = super::open_map(&host, &types, &uid, &map, id)?.into_fd();
             readers.subscribe(id, || EventReader::open(fd)).map_err(|e| failed(format!("map {map}: {e}")))
         })
         .await
@@ -69,7 +72,11 @@ impl InspectorService {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let shared = self.shared.clone();
         let ours = move || shared.reports.get(&report.uid).is_some_and(|now| now.maps.iter().any(|m| m.id == id));
-        tokio::spawn(Tail { sender, wish, seen: 0, sent: 0, lost: Loss::default() }.run(schema, subscription, ours));
+        let mut dropped = Dropped { drops, seen: 0 };
+        // What is counted so far was missed by others.
+        dropped.more().await;
+        let tail = Tail { sender, pace: Pace::new(wish.rate), wish, seen: 0, sent: 0, lost: Loss::default(), dropped };
+        tokio::spawn(tail.run(schema, subscription, ours));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
@@ -95,6 +102,8 @@ struct Wish {
     filter: Option<Filter>,
     one_in: u64,
     limit: u64,
+    /// Records a second; 0: all.
+    rate: u64,
 }
 
 impl Wish {
@@ -114,7 +123,8 @@ impl Wish {
             return Err(untyped("decode"));
         }
         let one_in = u64::from(request.one_in.max(1));
-        Ok(Wish { desc, decode: request.decode, filter, one_in, limit: request.limit })
+        let rate = request.rate.into();
+        Ok(Wish { desc, decode: request.decode, filter, one_in, limit: request.limit, rate })
     }
 }
 
@@ -123,7 +133,7 @@ fn untyped(what: &str) -> Status {
 }
 
 /// A struct of the program's types.
-async fn described(report: &ProgramReport, name: &str) -> Result<TypeDesc, Status> {
+pub async fn described(report: &ProgramReport, name: &str) -> Result<TypeDesc, Status> {
     let ids: Vec<u32> = report.functions.iter().map(|function| function.id).collect();
     let btf = blocking(move || ids.into_iter().find_map(|id| functions::btf_of(id).ok().flatten())).await;
     let btf: Btf = btf.map_err(failed)?.ok_or_else(|| {
@@ -147,6 +157,52 @@ struct Tail {
     sent: u64,
     /// All that is known to be missing.
     lost: Loss,
+    pace: Pace,
+    dropped: Dropped,
+}
+
+/// So many records in each second, from the first on.
+struct Pace {
+    rate: u64,
+    second: Instant,
+    room: u64,
+}
+
+impl Pace {
+    fn new(rate: u64) -> Self {
+        Pace { rate, second: Instant::now(), room: rate }
+    }
+
+    /// Whether there is room for one more.
+    fn takes(&mut self, now: Instant) -> bool {
+        if self.rate == 0 {
+            return true;
+        }
+        if now.duration_since(self.second) >= Duration::from_secs(1) {
+            (self.second, self.room) = (now, self.rate);
+        }
+        let takes = self.room > 0;
+        self.room = self.room.saturating_sub(1);
+        takes
+    }
+}
+
+/// What the program counts as dropped.
+struct Dropped {
+    drops: Option<Arc<Drops>>,
+    seen: u64,
+}
+
+impl Dropped {
+    /// Since it was asked last.
+    async fn more(&mut self) -> u64 {
+        let Some(drops) = self.drops.clone() else { return 0 };
+        let Ok(Ok(now)) = blocking(move || drops.count()).await else { return 0 };
+        let more = now.saturating_sub(self.seen);
+        // A counter that begins anew counts from there.
+        self.seen = now;
+        more
+    }
 }
 
 impl Tail {
@@ -159,7 +215,7 @@ impl Tail {
             let batch = tokio::select! {
                 batch = subscription.next() => batch,
                 _ = look.tick() => match ours() {
-                    true => Some(Arc::new(Batch::default())),
+                    true => Some(Arc::new(Batch { lost: self.dropped.more().await, ..Batch::default() })),
                     false => break "the map is not the program's any more: it was removed, or updated with another map",
                 },
                 () = self.sender.closed() => return,
@@ -172,17 +228,19 @@ impl Tail {
                 break "limit";
             }
         };
+        self.lost.kernel += self.dropped.more().await;
         let end = EventEnd { count: self.sent, lost: Some(self.lost), reason: reason.to_owned() };
         self.send(Frame::End(end)).await;
     }
 
     /// False when the client is gone.
     async fn batch(&mut self, batch: &Batch, missed: u64) -> bool {
-        let lost = Loss { kernel: batch.lost, client: missed };
+        let (lengths, data, limited) = self.chosen(batch);
+        let lost = Loss { kernel: batch.lost, client: missed, limited };
         self.lost.kernel += lost.kernel;
         self.lost.client += lost.client;
+        self.lost.limited += lost.limited;
         let is_loss = lost != Loss::default();
-        let (lengths, data) = self.chosen(batch);
         if lengths.is_empty() && !is_loss {
             return true;
         }
@@ -198,16 +256,17 @@ impl Tail {
         self.send(frame).await
     }
 
-    /// What the client wants of a batch.
-    fn chosen(&mut self, batch: &Batch) -> (Vec<u32>, prost::bytes::Bytes) {
+    /// What the client wants of a batch, and how many of them are beyond its rate.
+    fn chosen(&mut self, batch: &Batch) -> (Vec<u32>, prost::bytes::Bytes, u64) {
         let room = match self.wish.limit {
             0 => usize::MAX,
             limit => usize::try_from(limit - self.sent).unwrap_or(usize::MAX),
         };
-        if self.wish.filter.is_none() && self.wish.one_in == 1 && batch.lengths.len() <= room {
-            return (batch.lengths.clone(), batch.data.clone());
+        let all = self.wish.filter.is_none() && self.wish.one_in == 1 && self.wish.rate == 0;
+        if all && batch.lengths.len() <= room {
+            return (batch.lengths.clone(), batch.data.clone(), 0);
         }
-        let (mut lengths, mut data) = (Vec::new(), Vec::new());
+        let (mut lengths, mut data, mut limited, now) = (Vec::new(), Vec::new(), 0, Instant::now());
         for record in records(&batch.lengths, &batch.data) {
             if lengths.len() == room {
                 break;
@@ -216,12 +275,17 @@ impl Tail {
                 continue;
             }
             self.seen += 1;
-            if (self.seen - 1).is_multiple_of(self.wish.one_in) {
+            if !(self.seen - 1).is_multiple_of(self.wish.one_in) {
+                continue;
+            }
+            if self.pace.takes(now) {
                 lengths.push(record.len() as u32);
                 data.extend_from_slice(record);
+            } else {
+                limited += 1;
             }
         }
-        (lengths, data.into())
+        (lengths, data.into(), limited)
     }
 
     async fn send(&self, frame: Frame) -> bool {
@@ -235,4 +299,19 @@ fn records<'a>(lengths: &'a [u32], data: &'a [u8]) -> impl Iterator<Item = &'a [
         *at += *len as usize;
         data.get(start..*at)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_has_room_for_so_many() {
+        let begin = Instant::now();
+        let mut pace = Pace { rate: 2, second: begin, room: 2 };
+        let after = |millis| begin + Duration::from_millis(millis);
+        let taken = [0, 1, 2, 999, 1000, 1001, 1002, 5000].map(|millis| pace.takes(after(millis)));
+        assert_eq!(taken, [true, true, false, false, true, true, false, true]);
+        assert!((0..100).all(|_| Pace::new(0).takes(begin)), "no rate is no bound");
+    }
 }

@@ -19,6 +19,7 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
+use super::insns::subprograms;
 use super::{InspectorService, QUEUE, failed, refuse};
 use crate::images::blocking;
 use crate::plan::function_of;
@@ -49,7 +50,7 @@ impl Counting {
 
 /// A function that is loaded.
 pub struct Loaded {
-    program: ProgramRef,
+    pub program: ProgramRef,
     pub function: String,
     pub fd: OwnedFd,
 }
@@ -188,6 +189,7 @@ fn describe(report: &ProgramReport, loaded: &Loaded) -> std::io::Result<Function
         btf_id,
         verified_insns,
         stats: Some(stats_message(stats)),
+        subprograms: subprograms(btf_id, &program::subprograms(loaded.fd.as_fd())?)?.1,
     })
 }
 

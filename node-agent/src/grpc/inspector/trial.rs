@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 
+use prost::bytes::Bytes;
 use skep_crds::Reason;
 use skep_image::Auth;
 use skep_kernel::load::Verified;
@@ -82,17 +83,36 @@ impl InspectorService {
 
     /// Runs a function on packets; `who` asked for it.
     pub(super) async fn test(&self, request: TestProgramRequest, who: &str) -> Result<Vec<TestRun>, Status> {
-        let TestProgramRequest { program, function, packets, live, repeat } = request;
-        if packets.is_empty() || packets.len() > PACKETS {
-            let message = format!("{} packets: one at least, and at most {PACKETS}", packets.len());
+        let TestProgramRequest { program, function, packets, live, repeat, contexts } = request;
+        if !packets.is_empty() && !contexts.is_empty() {
+            return Err(Status::invalid_argument("packets or contexts: a program takes one of them"));
+        }
+        let count = packets.len().max(contexts.len());
+        if !(1..=PACKETS).contains(&count) {
+            let message = format!("{count} packets or contexts: one at least, and at most {PACKETS}");
             return Err(Status::invalid_argument(message));
         }
-        if u64::from(repeat) > RUNS / packets.len() as u64 {
-            let message = format!("repeat {repeat}, {} packets: at most {RUNS} runs in all", packets.len());
+        if repeat > 1 && !contexts.is_empty() {
+            return Err(Status::invalid_argument("repeat: with packets only; each context is run once"));
+        }
+        if let Some(long) = contexts.iter().find(|context| context.len() > program::MAX_CONTEXT) {
+            let message = format!("a context of {} bytes: at most {}", long.len(), program::MAX_CONTEXT);
+            return Err(Status::invalid_argument(message));
+        }
+        if u64::from(repeat) > RUNS / count as u64 {
+            let message = format!("repeat {repeat}, {count} packets: at most {RUNS} runs in all");
             return Err(Status::invalid_argument(message));
         }
         let run = move |fd: OwnedFd| -> Result<Vec<TestRun>, Status> {
             let info = program::info(fd.as_fd()).map_err(failed)?;
+            let on_context = |(index, context): (usize, &Bytes)| {
+                let ran = program::run_on(fd.as_fd(), context).map_err(|e| takes_no(&info, index, context, &e))?;
+                let (return_value, context) = (ran.0, ran.1.into());
+                Ok(TestRun { return_value, context, ..TestRun::default() })
+            };
+            if !contexts.is_empty() {
+                return contexts.iter().enumerate().map(on_context).collect();
+            }
             let each = packets.iter().enumerate().map(|(index, packet)| {
                 let run = program::test_run(fd.as_fd(), packet, repeat.max(1));
                 run.map(|run| test_run_message(info.program_type, run))
@@ -133,7 +153,7 @@ fn refused(error: ProgramError) -> Status {
     refuse(Code::FailedPrecondition, error.reason(), error)
 }
 
-fn no_function(function: &str, names: &[String]) -> Status {
+pub fn no_function(function: &str, names: &[String]) -> Status {
     let message = match names {
         [] => "its selectors match nothing on this node: nothing is loaded".to_owned(),
         _ => format!("no function {function} is loaded; there are {}", names.join(", ")),
@@ -156,9 +176,25 @@ fn cannot_run(info: &ProgramInfo, index: usize, packet: &[u8], error: &std::io::
     }
 }
 
+fn takes_no(info: &ProgramInfo, index: usize, context: &[u8], error: &std::io::Error) -> Status {
+    let (kind, len) = (program::type_name(info.program_type), context.len());
+    match error.kind() {
+        ErrorKind::Unsupported => {
+            let message = format!("{}: the kernel runs no programs of type {kind} on a context", info.name);
+            refuse(Code::FailedPrecondition, Reason::KernelUnsupported, message)
+        }
+        ErrorKind::InvalidInput => Status::invalid_argument(format!(
+            "context {index}: the kernel takes none of {len} bytes for {}, of type {kind}: of a raw tracepoint eight for each argument that the program reads, of a syscall program as many as it reads",
+            info.name
+        )),
+        _ => failed(format!("context {index}: {error}")),
+    }
+}
+
 fn test_run_message(program_type: u32, run: PacketRun) -> TestRun {
     let PacketRun { value, data, duration_ns } = run;
-    TestRun { return_value: value, verdict: verdict_of(program_type, value).into(), packet: data.into(), duration_ns }
+    let (verdict, packet) = (verdict_of(program_type, value).into(), data.into());
+    TestRun { return_value: value, verdict, packet, duration_ns, ..TestRun::default() }
 }
 
 /// enum xdp_action; TC_ACT_* of linux/pkt_cls.h, whose first are those of tcx too.

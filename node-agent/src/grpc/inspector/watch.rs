@@ -298,7 +298,7 @@ enum LookError {
 
 impl Look {
     fn read(reader: &MapReader, filter: Option<&Filter>) -> Result<Self, LookError> {
-        let key_len = reader.info().key_size as usize;
+        let key_len = reader.key_len();
         let mut look = Look { key_len, len: key_len + reader.entry_len(), ..Look::default() };
         let mut large = false;
         let read = reader.read(|keys, values| {

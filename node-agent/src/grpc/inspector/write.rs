@@ -147,12 +147,17 @@ fn refused(map: &str, mode: Mode, error: WriteError) -> Status {
 }
 
 fn encoded(reader: &MapReader, entry: MapEntry) -> Result<write::Entry, String> {
-    Ok((key(reader, entry.key.and_then(|key| key.datum))?, value(reader, entry.value.and_then(|value| value.datum))?))
+    let key = key(reader, entry.key.and_then(|key| key.datum))?;
+    let value = value(reader, entry.value.and_then(|value| value.datum))?;
+    match write::value_refusal(reader.info(), &value) {
+        Some(why) => Err(format!("value.{why}")),
+        None => Ok((key, value)),
+    }
 }
 
 /// A key's bytes.
 pub fn key(reader: &MapReader, key: Option<Datum>) -> Result<Vec<u8>, String> {
-    let size = reader.info().key_size as usize;
+    let size = reader.key_len();
     match key {
         None if size == 0 => Ok(Vec::new()),
         None => Err("it has no key".into()),
