@@ -5,10 +5,11 @@ use std::time::Duration;
 use kube::api::Portforwarder;
 use skep_proto::v1::inspector_client::InspectorClient;
 use skep_proto::v1::{
-    DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DumpMapRequest, EventFrame,
-    FunctionFacts, FunctionVerdict, ListMapsRequest, ListProgramsRequest, LookupMapRequest, LookupMapResponse,
-    MapFrame, MapInfo, ProgramRef, ProgramReport, StatsFrame, TailEventsRequest, TestProgramRequest, TestRun,
-    UpdateMapRequest, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest,
+    DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DrainMapRequest,
+    DumpInstructionsRequest, DumpMapRequest, EventFrame, FunctionFacts, FunctionVerdict, Instructions, ListMapsRequest,
+    ListProgramsRequest, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, OutputFrame, ProgramRef,
+    ProgramReport, StatsFrame, TailEventsRequest, TailOutputRequest, TestProgramRequest, TestRun, UpdateMapRequest,
+    VerifyProgramRequest, WatchMapRequest, WatchStatsRequest, WriteRecordsRequest,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -160,6 +161,34 @@ impl Agent {
         let mut client = self.inspector.clone();
         let asked = async { Ok(client.delete_map_entries(request).await?.into_inner()) };
         within(self.timeout, "deleting the entries", asked).await
+    }
+
+    /// Takes a map's entries out.
+    pub async fn drain(&self, request: DrainMapRequest) -> Result<Streaming<MapFrame>, Error> {
+        let mut client = self.inspector.clone();
+        let asked = async { Ok(client.drain_map(request).await?.into_inner()) };
+        within(self.timeout, "asking for the map", asked).await
+    }
+
+    /// Puts records into a user ring buffer; how many.
+    pub async fn put(&self, request: WriteRecordsRequest) -> Result<u64, Error> {
+        let mut client = self.inspector.clone();
+        let asked = async { Ok(client.write_records(request).await?.into_inner().written) };
+        within(self.timeout, "writing the records", asked).await
+    }
+
+    /// The instructions of functions.
+    pub async fn instructions(&self, request: DumpInstructionsRequest) -> Result<Streaming<Instructions>, Error> {
+        let mut client = self.inspector.clone();
+        let asked = async { Ok(client.dump_instructions(request).await?.into_inner()) };
+        within(self.timeout, "asking for the instructions", asked).await
+    }
+
+    /// What programs print.
+    pub async fn output(&self, request: TailOutputRequest) -> Result<Streaming<OutputFrame>, Error> {
+        let mut client = self.inspector.clone();
+        let asked = async { Ok(client.tail_output(request).await?.into_inner()) };
+        within(self.timeout, "asking for what programs print", asked).await
     }
 
     /// The records of a ring buffer or perf event array.

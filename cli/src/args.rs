@@ -10,8 +10,12 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use self::hist::{Hist, Scale};
-pub use self::maps::{Maps, MapsCommand, MapsDel, MapsDump, MapsGet, MapsLs, MapsSet, MapsTop, MapsWatch, Nodes};
-pub use self::prog::{Prog, ProgCommand, ProgLog, ProgLs, ProgTest, ProgTop};
+pub(crate) use self::maps::hex;
+pub use self::maps::{
+    Maps, MapsCommand, MapsDel, MapsDrain, MapsDump, MapsGet, MapsLs, MapsPut, MapsSet, MapsTop, MapsWatch, Nodes,
+    PerCpu,
+};
+pub use self::prog::{Prog, ProgCommand, ProgInsns, ProgLog, ProgLs, ProgShow, ProgTest, ProgTop};
 
 /// eBPF programs, why they are not ready, and what is in their maps, on every node.
 #[derive(Debug, Parser)]
@@ -76,6 +80,8 @@ pub enum Command {
     Prog(Prog),
     /// Print the records that programs write into a ring buffer or perf event array, as they come.
     Events(Events),
+    /// Print what programs print: bpf_printk of all of them, or one's own stream.
+    Output(Printed),
     /// Load a program anew on all its nodes, without a gap; maps keep what they hold.
     #[command(after_help = "Examples:\n  kubectl skep restart flows -n observability")]
     Restart(Change),
@@ -141,7 +147,7 @@ pub struct Change {
 Records are taken out of their buffer when they are read; the agent reads for all who ask, and who asks first gets what
 had piled up in a ring buffer. A map that a process of the node has open is read with --consume only: it would miss what
 is read here. What is lost on the way is said on standard error; what a ring buffer had no room for, only its program
-knows. Stop with ^C.")]
+knows: name its counter in the spec (maps.<map>.dropCounter). Stop with ^C.")]
 pub struct Events {
     /// The program.
     #[arg(value_parser = program)]
@@ -160,6 +166,9 @@ pub struct Events {
     /// One of so many.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub one_in: Option<u32>,
+    /// At most so many of each node in a second; the others are counted as lost.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
     /// Take records although another process has the map open.
     #[arg(long)]
     pub consume: bool,
@@ -169,6 +178,34 @@ pub struct Events {
     /// How to print them: text has the node and the record, json an object on a line of its own.
     #[arg(short, long, value_enum, default_value_t = EventFormat::Text)]
     pub output: EventFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl skep output                         bpf_printk of every program of every node
+  kubectl skep output --node node-7
+  kubectl skep output flows count_rx --stderr What the kernel has to say of a function (Linux 6.17)
+  kubectl-skep output --socket /run/skep/agent.sock
+
+bpf_printk is read from a trace instance of one's own: whoever reads the trace pipe of the node misses nothing. Its lines may
+be any program's of the node, and need get on ebpfprograms/events in all namespaces (a ClusterRoleBinding). Since Linux
+6.17 a program has streams of its own, which are taken by whoever reads them: bpf_stream_printk writes into them, and the
+kernel reports faults of the program on --stderr. Stop with ^C.")]
+pub struct Printed {
+    /// The program whose stream is read; default: bpf_printk of all.
+    #[arg(value_parser = program)]
+    pub name: Option<String>,
+    /// One function; default: all of the program's.
+    pub function: Option<String>,
+    /// The stream for errors.
+    #[arg(long, requires = "name")]
+    pub stderr: bool,
+    /// Only on this node; default: every node that runs the program.
+    #[arg(long, conflicts_with = "socket")]
+    pub node: Option<String>,
+    /// How to print it: text has the node and the line, json an object on a line of its own.
+    #[arg(short, long, value_enum, default_value_t = WatchFormat::Text)]
+    pub output: WatchFormat,
 }
 
 #[derive(Debug, Args)]
@@ -281,7 +318,7 @@ pub enum TopFormat {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum WatchFormat {
-    /// A line a change: + new, ~ changed, - gone; then key, value, and what its numbers grow by in a second.
+    /// Lines. Of changes: + new, ~ changed, - gone; then key, value, and what its numbers grow by in a second.
     Text,
     Json,
 }
@@ -324,27 +361,16 @@ mod tests {
         Cli::command().debug_assert();
         let mut cli = Cli::command();
         cli.build();
-        for path in [
-            &["get"][..],
-            &["why"],
-            &["maps", "ls"],
-            &["maps", "dump"],
-            &["maps", "get"],
-            &["maps", "set"],
-            &["maps", "del"],
-            &["events"],
-            &["restart"],
-            &["suspend"],
-            &["resume"],
-            &["push"],
-            &["completion"],
-        ] {
-            let mut command = &mut cli;
-            for name in path {
-                command = command.find_subcommand_mut(name).unwrap();
+        fn check(command: &clap::Command, path: &str) {
+            for below in command.get_subcommands().filter(|below| !["help", "version"].contains(&below.get_name())) {
+                let path = format!("{path} {}", below.get_name());
+                match below.has_subcommands() {
+                    true => check(below, &path),
+                    false => assert!(below.clone().render_help().to_string().contains("Examples:"), "{path}"),
+                }
             }
-            assert!(command.render_help().to_string().contains("Examples:"), "{path:?}");
         }
+        check(&cli, "skep");
     }
 
     #[test]

@@ -69,11 +69,16 @@ fn collect_fields(side: Side, fields: &[FieldDesc], path: &mut Vec<String>, into
 impl Column {
     /// The cell of a decoded key or value.
     pub fn cell(&self, whole: &Value) -> String {
-        let mut value = whole;
-        for name in &self.path {
-            value = value.get(name).unwrap_or(&Value::Null);
-        }
-        text(&self.desc, value)
+        text(&self.desc, self.of(whole))
+    }
+
+    /// Nothing can be said of it.
+    pub fn is_null(&self, whole: &Value) -> bool {
+        self.of(whole).is_null()
+    }
+
+    fn of<'a>(&self, whole: &'a Value) -> &'a Value {
+        self.path.iter().fold(whole, |value, name| value.get(name).unwrap_or(&Value::Null))
     }
 }
 

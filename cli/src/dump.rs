@@ -1,16 +1,19 @@
 //! `maps dump`: what is in a map.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
+use skep_object::btf::percpu::{self, Reduce};
 use skep_proto::v1::map_frame::Frame;
-use skep_proto::v1::{DumpMapRequest, RawEntries};
+use skep_proto::v1::{DumpMapRequest, MapFrame, RawEntries};
+use tonic::Streaming;
 
 use crate::agent::Agent;
-use crate::args::{DumpFormat, Global, MapsDump};
-use crate::columns::{Side, columns};
+use crate::args::{DumpFormat, Global, MapsDump, PerCpu};
+use crate::columns::{Column, Side, columns};
 use crate::deadline::within;
 use crate::entries::{Entry, unpack};
 use crate::error::Error;
@@ -26,6 +29,19 @@ pub struct Contents {
     pub node: String,
     pub schema: Schema,
     pub entries: Vec<Entry>,
+    /// Of a map of maps, what is in them, by the outer map's keys.
+    pub inner: BTreeMap<Vec<u8>, Inner>,
+    /// How the values of all CPUs are shown, if it was said.
+    pub per_cpu: Option<PerCpu>,
+}
+
+/// What is in an inner map.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Inner {
+    /// Absent where it could not be read, for that reason.
+    pub schema: Option<Schema>,
+    pub entries: Vec<Entry>,
+    pub reason: String,
 }
 
 /// One entry decoded; the shape of `-o json`.
@@ -33,7 +49,7 @@ pub struct Contents {
 struct Row<'a> {
     node: &'a str,
     key: Value,
-    /// Of a per-CPU map a list with one value per CPU.
+    /// Of a per-CPU map a list with one value per CPU; of a map of maps an object with the id and the entries.
     value: Value,
 }
 
@@ -48,12 +64,18 @@ pub async fn run(global: &Global, dump: &MapsDump) -> Result<(), Error> {
                 return contents(&agent, &namespace, dump, &progress).await;
             }
             // As they come: a map may have more entries than anybody keeps.
-            read(&agent, &namespace, dump, &progress, |schema, frame| {
-                let part =
-                    Contents { node: agent.node.clone(), schema: schema.clone(), entries: unpack(schema, frame)? };
-                progress.suspend(|| output::print(&jsonl(&[part])))
+            let whole = read(&agent, &namespace, dump, &progress, |schema, entries| {
+                if of_maps(schema) {
+                    return Ok(Some(entries));
+                }
+                let part = Contents::new(agent.node.clone(), schema.clone(), entries, dump.per_cpu);
+                progress.suspend(|| output::print(&jsonl(&[part])))?;
+                Ok(None)
             })
-            .await
+            .await?;
+            // What is in an inner map comes after its place in the outer one.
+            progress.suspend(|| output::print(&jsonl(std::slice::from_ref(&whole))))?;
+            Ok(whole)
         }
     })
     .await;
@@ -86,22 +108,16 @@ pub async fn contents(
     dump: &MapsDump,
     progress: &ProgressBar,
 ) -> Result<Contents, Error> {
-    let mut entries = Vec::new();
-    let contents = read(agent, namespace, dump, progress, |schema, frame| {
-        entries.extend(unpack(schema, frame)?);
-        Ok(())
-    })
-    .await?;
-    Ok(Contents { entries, ..contents })
+    read(agent, namespace, dump, progress, |_, entries| Ok(Some(entries))).await
 }
 
-/// Hands on packed entries as they come; returns the contents without them.
+/// Hands on entries as they come; returns those that were not taken.
 async fn read(
     agent: &Agent,
     namespace: &str,
     dump: &MapsDump,
     progress: &ProgressBar,
-    mut on: impl FnMut(&Schema, &RawEntries) -> Result<(), Error>,
+    on: impl FnMut(&Schema, Vec<Entry>) -> Result<Option<Vec<Entry>>, Error>,
 ) -> Result<Contents, Error> {
     let request = DumpMapRequest {
         program: Some(agent.program(namespace, &dump.name).await?),
@@ -111,9 +127,24 @@ async fn read(
         filter: dump.filter.clone().unwrap_or_default(),
         top: dump.top.clone().unwrap_or_default(),
         page: dump.page.as_ref().map(|page| page.0.clone()).unwrap_or_default().into(),
+        nested: true,
+        ..DumpMapRequest::default()
     };
-    let mut stream = agent.dump(request).await?;
+    let stream = agent.dump(request).await?;
+    receive(agent, stream, progress, dump.per_cpu, dump.node.is_some(), on).await
+}
+
+/// The frames of a map. `alone`: no other node is asked.
+pub async fn receive(
+    agent: &Agent,
+    mut stream: Streaming<MapFrame>,
+    progress: &ProgressBar,
+    per_cpu: Option<PerCpu>,
+    alone: bool,
+    mut on: impl FnMut(&Schema, Vec<Entry>) -> Result<Option<Vec<Entry>>, Error>,
+) -> Result<Contents, Error> {
     let mut schema = None;
+    let (mut entries, mut inner, mut inside) = (Vec::new(), BTreeMap::<Vec<u8>, Inner>::new(), None);
     loop {
         let next = within(agent.timeout, "reading the map", async { Ok(stream.message().await?) }).await?;
         match next.and_then(|message| message.frame) {
@@ -124,8 +155,19 @@ async fn read(
             }
             Some(Frame::Raw(frame)) => {
                 let schema = schema.as_ref().ok_or(Error::Schema("entries came before the description"))?;
-                on(schema, &frame)?;
+                match inside.as_ref().and_then(|key: &Vec<u8>| inner.get_mut(key)) {
+                    Some(inner) => inner.add(&frame)?,
+                    None => entries.extend(on(schema, unpack(schema, &frame)?)?.unwrap_or_default()),
+                }
                 progress.inc(u64::from(frame.count));
+            }
+            Some(Frame::Inner(message)) => {
+                let key = message.key.to_vec();
+                inside = message.schema.is_some().then(|| key.clone());
+                if !key.is_empty() {
+                    let schema = message.schema.map(Schema::new).transpose()?;
+                    inner.insert(key, Inner { schema, reason: message.reason, ..Inner::default() });
+                }
             }
             Some(Frame::Decoded(_) | Frame::Changes(_)) => {
                 return Err(Error::Schema("decoded entries or changes, which nobody asked for"));
@@ -139,38 +181,87 @@ async fn read(
                 }
                 let schema = schema.ok_or(Error::Schema("it has no description"))?;
                 // Of several nodes each has its own.
-                if !end.next_page.is_empty() && (dump.node.is_some() || agent.is_local()) {
+                if !end.next_page.is_empty() && (alone || agent.is_local()) {
                     let page: String = end.next_page.iter().map(|byte| format!("{byte:02x}")).collect();
                     note(format_args!("there may be more: go on with --page {page}"));
                 }
                 if schema.head_only && end.count > 0 {
                     note(format_args!("{}: of a {} the next entry alone can be seen", agent.node, schema.map.r#type));
                 }
-                return Ok(Contents { node: agent.node.clone(), schema, entries: Vec::new() });
+                return Ok(Contents { inner, ..Contents::new(agent.node.clone(), schema, entries, per_cpu) });
             }
             None => return Err(Error::Agent(format!("{}: the stream ended too early", agent.node))),
         }
     }
 }
 
+impl Inner {
+    fn add(&mut self, frame: &RawEntries) -> Result<(), Error> {
+        let schema = self.schema.as_ref().ok_or(Error::Schema("entries of an inner map without a description"))?;
+        self.entries.extend(unpack(schema, frame)?);
+        Ok(())
+    }
+}
+
 impl Contents {
+    pub fn new(node: String, schema: Schema, entries: Vec<Entry>, per_cpu: Option<PerCpu>) -> Self {
+        Contents { node, schema, entries, inner: BTreeMap::new(), per_cpu }
+    }
+
     /// By key: a hash has no order of its own, and the same map should look the same twice.
-    fn sort(&mut self) {
-        let Contents { schema, entries, .. } = self;
-        let mut keyed: Vec<(Value, Entry)> = entries.drain(..).map(|entry| (entry.key(schema), entry)).collect();
-        keyed.sort_by(|(a, _), (b, _)| compare(a, b));
-        entries.extend(keyed.into_iter().map(|(_, entry)| entry));
+    pub fn sort(&mut self) {
+        sort(&self.schema, &mut self.entries);
+        for inner in self.inner.values_mut() {
+            if let Some(schema) = &inner.schema {
+                sort(schema, &mut inner.entries);
+            }
+        }
     }
 
     fn rows(&self) -> impl Iterator<Item = Row<'_>> {
         self.entries.iter().map(|entry| {
-            let mut values = entry.values(&self.schema);
-            let value = match self.schema.is_per_cpu() {
-                true => Value::Array(values),
-                false => values.pop().unwrap_or_default(),
+            let value = value(&self.schema, entry, self.per_cpu);
+            let value = match self.inner.get(&entry.key) {
+                Some(inner) => inner.value(value, self.per_cpu),
+                None => value,
             };
             Row { node: &self.node, key: entry.key(&self.schema), value }
         })
+    }
+}
+
+impl Inner {
+    /// With the id under which the kernel has it.
+    fn value(&self, id: Value, per_cpu: Option<PerCpu>) -> Value {
+        let entry = |schema: &Schema, entry: &Entry| serde_json::json!({"key": entry.key(schema), "value": value(schema, entry, per_cpu)});
+        match &self.schema {
+            Some(schema) if self.reason.is_empty() => {
+                let entries: Vec<Value> = self.entries.iter().map(|one| entry(schema, one)).collect();
+                serde_json::json!({"id": id, "entries": entries})
+            }
+            _ => serde_json::json!({"id": id, "reason": self.reason}),
+        }
+    }
+}
+
+fn sort(schema: &Schema, entries: &mut Vec<Entry>) {
+    let mut keyed: Vec<(Value, Entry)> = entries.drain(..).map(|entry| (entry.key(schema), entry)).collect();
+    keyed.sort_by(|(a, _), (b, _)| compare(a, b));
+    entries.extend(keyed.into_iter().map(|(_, entry)| entry));
+}
+
+/// Whether its values are maps.
+fn of_maps(schema: &Schema) -> bool {
+    schema.map.r#type.ends_with("_of_maps")
+}
+
+/// A value; of a per-CPU map those of all CPUs, or what they come to.
+fn value(schema: &Schema, entry: &Entry, per_cpu: Option<PerCpu>) -> Value {
+    let mut values = entry.values(schema);
+    match per_cpu.unwrap_or(PerCpu::Each).reduce() {
+        _ if !schema.is_per_cpu() => values.pop().unwrap_or_default(),
+        None => Value::Array(values),
+        Some(how) => percpu::reduce(&schema.value, how, entry.each(schema)),
     }
 }
 
@@ -187,7 +278,7 @@ pub fn render(all: &[Contents], format: DumpFormat, nodes: bool) -> String {
 }
 
 /// An entry a line.
-fn jsonl(all: &[Contents]) -> String {
+pub fn jsonl(all: &[Contents]) -> String {
     let mut text = String::new();
     for row in all.iter().flat_map(Contents::rows) {
         text.push_str(&serde_json::to_string(&row).unwrap_or_default());
@@ -217,6 +308,11 @@ fn raw(all: &[Contents], nodes: bool) -> String {
             }
             text.push_str(&entry.raw(&contents.schema));
             text.push('\n');
+            // Below the outer map's entry, set in.
+            let inner = contents.inner.get(&entry.key);
+            for (schema, entry) in inner.iter().flat_map(|inner| inner.each()) {
+                text.push_str(&format!("  {}\n", entry.raw(schema)));
+            }
         }
     }
     text
@@ -234,33 +330,73 @@ fn table(all: &[Contents], nodes: bool) -> String {
 
 /// Contents by the types of their entries; no part is empty.
 fn alike(all: &[Contents]) -> Vec<Vec<&Contents>> {
-    let same = |a: &Contents, b: &Contents| a.schema.key == b.schema.key && a.schema.value == b.schema.value;
+    let types = |c: &Contents| (c.schema.key.clone(), c.schema.value.clone(), c.innermost().cloned());
     let mut rest: Vec<&Contents> = all.iter().collect();
     let mut parts = Vec::new();
     while let Some(first) = rest.first().copied() {
-        let (part, others) = rest.into_iter().partition(|c| same(first, c));
+        let (part, others) = rest.into_iter().partition(|c| types(first) == types(c));
         parts.push(part);
         rest = others;
     }
     parts
 }
 
-fn titles(of: &Contents, nodes: bool) -> Vec<String> {
-    let columns = columns(&of.schema.key, &of.schema.value);
-    nodes.then(|| "NODE".to_owned()).into_iter().chain(columns.into_iter().map(|c| c.title)).collect()
+impl Inner {
+    /// Its entries, and what they mean.
+    fn each(&self) -> impl Iterator<Item = (&Schema, &Entry)> {
+        self.schema.iter().flat_map(|schema| self.entries.iter().map(move |entry| (schema, entry)))
+    }
 }
 
-/// Of per-CPU maps the sums.
+impl Contents {
+    /// What the entries of the inner maps mean: they are made alike.
+    fn innermost(&self) -> Option<&Schema> {
+        self.inner.values().find_map(|inner| inner.schema.as_ref())
+    }
+}
+
+fn titles(of: &Contents, nodes: bool) -> Vec<String> {
+    let own = columns(&of.schema.key, &of.schema.value).into_iter().map(|c| c.title);
+    let inner = of.innermost().map(|schema| columns(&schema.key, &schema.value)).unwrap_or_default();
+    let inner = inner.into_iter().map(|c| format!("INNER.{}", c.title));
+    nodes.then(|| "NODE".to_owned()).into_iter().chain(own).chain(inner).collect()
+}
+
+/// A row for each entry; of a map of maps one for each of an inner map's, and one for an inner map that has none.
 fn cells<'a>(alike: &'a [&'a Contents], nodes: bool) -> impl Iterator<Item = Vec<String>> + 'a {
-    // They agree on the types.
-    let columns = alike.first().map(|first| columns(&first.schema.key, &first.schema.value)).unwrap_or_default();
-    let entries = alike.iter().flat_map(|contents| contents.entries.iter().map(move |entry| (contents, entry)));
-    entries.map(move |(contents, entry)| {
-        let (key, value) = (entry.key(&contents.schema), entry.one(&contents.schema));
-        let cells = columns.iter().map(|c| match c.side {
-            Side::Key => c.cell(&key),
-            Side::Value => c.cell(&value),
-        });
-        nodes.then(|| contents.node.clone()).into_iter().chain(cells).collect()
+    let entries = alike.iter().flat_map(|contents| contents.entries.iter().map(move |entry| (*contents, entry)));
+    entries.flat_map(move |(contents, entry)| {
+        let lead = nodes.then(|| contents.node.clone());
+        let own: Vec<String> = lead.into_iter().chain(row(&contents.schema, entry, contents.per_cpu)).collect();
+        let inner = contents.inner.get(&entry.key).into_iter().flat_map(Inner::each);
+        let mut rows: Vec<Vec<String>> = inner
+            .map(|(schema, entry)| own.iter().cloned().chain(row(schema, entry, contents.per_cpu)).collect())
+            .collect();
+        if rows.is_empty() {
+            rows.push(own);
+        }
+        rows
     })
+}
+
+/// Stands where the CPUs do not agree on what cannot be reduced.
+const DIFFERS: &str = "(differs)";
+
+/// The cells of an entry; of a per-CPU one the sums, if nothing else was said.
+fn row(schema: &Schema, entry: &Entry, per_cpu: Option<PerCpu>) -> Vec<String> {
+    let how = per_cpu.map_or(Some(Reduce::Sum), PerCpu::reduce);
+    let (key, per_cpu) = (entry.key(schema), schema.is_per_cpu());
+    let one = match how {
+        Some(how) if per_cpu => percpu::reduce(&schema.value, how, entry.each(schema)),
+        Some(_) => entry.values(schema).pop().unwrap_or_default(),
+        None => Value::Null,
+    };
+    let values = if how.is_none() { entry.values(schema) } else { Vec::new() };
+    let cell = |c: &Column| match (c.side, how) {
+        (Side::Key, _) => c.cell(&key),
+        (Side::Value, None) => values.iter().map(|value| c.cell(value)).collect::<Vec<_>>().join(" "),
+        (Side::Value, Some(_)) if per_cpu && c.is_null(&one) => DIFFERS.to_owned(),
+        (Side::Value, Some(_)) => c.cell(&one),
+    };
+    columns(&schema.key, &schema.value).iter().map(cell).collect()
 }

@@ -1,15 +1,18 @@
-//! `maps get`, `maps set`, `maps del`: single entries.
+//! `maps get`, `maps set`, `maps del`, `maps put`: single entries and records.
 
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use skep_proto::v1::lookup_map_request::Key;
 use skep_proto::v1::update_map_request::Mode;
-use skep_proto::v1::{Datum, DeleteMapEntriesRequest, LookupMapRequest, MapEntry, UpdateMapRequest, datum};
+use skep_proto::v1::{
+    Datum, DeleteMapEntriesRequest, LookupMapRequest, MapEntry, UpdateMapRequest, WriteRecordsRequest, datum,
+};
 use skep_proto::value::from_json;
 
-use crate::args::{Global, MapsDel, MapsGet, MapsSet, Nodes, PushFormat};
+use crate::args::{Global, MapsDel, MapsGet, MapsPut, MapsSet, Nodes, PushFormat, hex};
 use crate::dump::{Contents, render};
 use crate::entries::Entry;
 use crate::error::Error;
@@ -63,7 +66,7 @@ pub async fn get(global: &Global, get: &MapsGet) -> Result<(), Error> {
             let schema = Schema::new(answer.schema.ok_or(Error::Schema("it has no description"))?)?;
             let entry = Entry { key: answer.raw_key.to_vec(), values: answer.raw_value.to_vec() };
             let entries = if answer.found { vec![entry] } else { Vec::new() };
-            Ok(Contents { node: agent.node.clone(), schema, entries })
+            Ok(Contents::new(agent.node.clone(), schema, entries, None))
         }
     })
     .await?;
@@ -128,8 +131,41 @@ pub async fn del(global: &Global, del: &MapsDel) -> Result<(), Error> {
     }
 }
 
+/// `maps put`.
+pub async fn put(global: &Global, put: &MapsPut) -> Result<(), Error> {
+    let given: Vec<Value> = match &put.file {
+        Some(file) => from_file(file, "a list of records")?,
+        None => put.records.iter().map(|text| json(text)).collect(),
+    };
+    let record = |value: &Value| match (&put.type_, value) {
+        (Some(_), value) => Ok(datum(value)),
+        (None, Value::String(text)) => {
+            let bytes = hex(text.strip_prefix("0x").unwrap_or(text)).map(|hex| hex.0);
+            let bytes =
+                bytes.ok_or_else(|| Error::Usage(format!("record {text:?} is not hexadecimal; JSON needs --type")))?;
+            Ok(Datum { datum: Some(datum::Datum::Raw(bytes.into())) })
+        }
+        (None, other) => Err(Error::Usage(format!("record {other} is JSON: say its struct by --type"))),
+    };
+    let records = given.iter().map(record).collect::<Result<Vec<_>, Error>>()?;
+    let node = chosen(global, &put.nodes)?;
+    let answers = source::ask(global, Access::Write, node, Some(&put.name), |agent, namespace| {
+        let records = records.clone();
+        async move {
+            let program = Some(agent.program(&namespace, &put.name).await?);
+            let (map, r#type) = (put.map.clone(), put.type_.clone().unwrap_or_default());
+            let request = WriteRecordsRequest { program, map, r#type, records, share: put.share };
+            let written = Some(agent.put(request).await?);
+            Ok(Done { node: agent.node.clone(), written, deleted: None, absent: None })
+        }
+    })
+    .await?;
+    output::print(&said(&answers.answers, put.output))?;
+    answers.complete()
+}
+
 /// Whoever writes says where: one node by mistake is a different thing from all of them.
-fn chosen<'a>(global: &Global, nodes: &'a Nodes) -> Result<Option<&'a str>, Error> {
+pub fn chosen<'a>(global: &Global, nodes: &'a Nodes) -> Result<Option<&'a str>, Error> {
     match (&nodes.node, nodes.all_nodes || global.socket.is_some()) {
         (Some(node), _) => Ok(Some(node)),
         (None, true) => Ok(None),
@@ -138,14 +174,17 @@ fn chosen<'a>(global: &Global, nodes: &'a Nodes) -> Result<Option<&'a str>, Erro
 }
 
 fn read(file: &Path) -> Result<Vec<Row>, Error> {
+    from_file(file, "a list of {\"key\": ..., \"value\": ...}")
+}
+
+fn from_file<T: DeserializeOwned>(file: &Path, expected: &str) -> Result<T, Error> {
     let shown = file.display();
     let text = match file.to_str() {
         Some("-") => std::io::read_to_string(std::io::stdin()),
         _ => std::fs::read_to_string(file),
     };
     let text = text.map_err(|e| Error::Usage(format!("{shown}: {e}")))?;
-    serde_json::from_str(&text)
-        .map_err(|e| Error::Usage(format!("{shown}: {e}; a list of {{\"key\": ..., \"value\": ...}} is expected")))
+    serde_json::from_str(&text).map_err(|e| Error::Usage(format!("{shown}: {e}; {expected} is expected")))
 }
 
 fn said(all: &[Done], format: PushFormat) -> String {

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 use skep_object::btf::decode::hex;
+use skep_object::btf::percpu::{self, Reduce};
 use skep_proto::v1::RawEntries;
 
 use crate::error::Error;
-use crate::percpu;
 use crate::schema::Schema;
 
 /// One entry, as it lies in memory.
@@ -18,7 +18,7 @@ pub struct Entry {
 
 /// Takes a frame apart.
 pub fn unpack(schema: &Schema, frame: &RawEntries) -> Result<Vec<Entry>, Error> {
-    let (key_len, value_len) = (schema.map.key_size as usize, schema.stride.saturating_mul(schema.values_per_entry));
+    let (key_len, value_len) = (schema.key.size as usize, schema.stride.saturating_mul(schema.values_per_entry));
     let count = frame.count as usize;
     let fits = |len: usize, each: usize| count.checked_mul(each) == Some(len);
     if count == 0 {
@@ -50,18 +50,10 @@ impl Entry {
         self.each(schema).map(|value| schema.value.decode(value)).collect()
     }
 
-    /// The values of the CPUs that wrote one: the kernel starts each with zeroes. If none did, all of them.
-    pub fn written(&self, schema: &Schema) -> Vec<Value> {
-        let all: Vec<&[u8]> = self.each(schema).collect();
-        let written = |value: &&&[u8]| value.iter().any(|byte| *byte != 0);
-        let some = all.iter().any(|value| written(&value));
-        all.iter().filter(|value| !some || written(value)).map(|value| schema.value.decode(value)).collect()
-    }
-
     /// One value, decoded: of a per-CPU map the sum.
     pub fn one(&self, schema: &Schema) -> Value {
         match schema.is_per_cpu() {
-            true => percpu::sum(&schema.value, &self.written(schema)),
+            true => percpu::reduce(&schema.value, Reduce::Sum, self.each(schema)),
             false => self.values(schema).pop().unwrap_or_default(),
         }
     }

@@ -66,6 +66,7 @@ async fn look(global: &Global, hist: &Hist) -> Result<Vec<Histogram>, Error> {
         filter: hist.filter.clone(),
         top: None,
         page: None,
+        per_cpu: None,
     };
     let progress = progress();
     let asked = source::ask(global, Access::Read, hist.node.as_deref(), Some(&hist.name), |agent, namespace| {

@@ -16,6 +16,7 @@ pub mod columns;
 pub mod completion;
 pub mod connect;
 pub mod deadline;
+pub mod drain;
 pub mod dump;
 pub mod edit;
 pub mod entries;
@@ -24,16 +25,18 @@ pub mod events;
 pub mod get;
 pub mod hint;
 pub mod hist;
+pub mod insns;
 pub mod live;
 pub mod maps;
 pub mod order;
 pub mod output;
 pub mod page;
-pub mod percpu;
+pub mod printed;
 pub mod prog;
 pub mod push;
 pub mod reports;
 pub mod schema;
+pub mod show;
 pub mod socket;
 pub mod source;
 pub mod table;
@@ -58,17 +61,22 @@ pub async fn run(cli: &Cli) -> Result<(), Error> {
             MapsCommand::Get(get) => edit::get(&cli.global, get).await,
             MapsCommand::Set(set) => edit::set(&cli.global, set).await,
             MapsCommand::Del(del) => edit::del(&cli.global, del).await,
+            MapsCommand::Drain(drain) => drain::run(&cli.global, drain).await,
+            MapsCommand::Put(put) => edit::put(&cli.global, put).await,
             MapsCommand::Watch(watch) => watch::changes(&cli.global, watch).await,
             MapsCommand::Top(top) => watch::top(&cli.global, top).await,
         },
         Command::Hist(hist) => hist::run(&cli.global, hist).await,
         Command::Prog(prog) => match &prog.command {
             ProgCommand::Ls(ls) => prog::ls(&cli.global, ls).await,
+            ProgCommand::Show(show) => show::run(&cli.global, show).await,
+            ProgCommand::Insns(insns) => insns::run(&cli.global, insns).await,
             ProgCommand::Log(log) => prog::log(&cli.global, log).await,
             ProgCommand::Test(test) => trial::run(&cli.global, test).await,
             ProgCommand::Top(top) => prog::top(&cli.global, top).await,
         },
         Command::Events(events) => tail::run(&cli.global, events).await,
+        Command::Output(printed) => printed::run(&cli.global, printed).await,
         Command::Restart(change) => change::run(&cli.global, change, What::Restart).await,
         Command::Suspend(change) => change::run(&cli.global, change, What::Suspend).await,
         Command::Resume(change) => change::run(&cli.global, change, What::Resume).await,

@@ -13,60 +13,73 @@ use crate::error::Error;
 use crate::live::{self, Live};
 use crate::maps::bytes;
 use crate::output::{self, note};
-use crate::source::{self, Access};
+use crate::source::{self, Access, Answers};
 use crate::table::{Table, printable};
 use crate::watch::millis;
 
 /// A function on a node; also the shape of `-o json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Row {
-    node: String,
-    namespace: String,
-    program: String,
-    function: String,
+pub struct Row {
+    pub node: String,
+    pub namespace: String,
+    pub program: String,
+    pub function: String,
     /// The kernel's id, as in `bpftool prog show id`.
-    id: u32,
-    tag: String,
+    pub id: u32,
+    pub tag: String,
     /// The kernel's name of the type: `sched_cls`.
     #[serde(rename = "type")]
-    type_: String,
-    loaded_at: String,
-    uid: u32,
-    gpl_compatible: bool,
+    pub type_: String,
+    pub loaded_at: String,
+    pub uid: u32,
+    pub gpl_compatible: bool,
     /// Bytes of instructions, as the verifier left them.
-    translated_bytes: u32,
+    pub translated_bytes: u32,
     /// As the CPU runs them; 0: interpreted.
-    jited_bytes: u32,
+    pub jited_bytes: u32,
     /// Bytes charged.
-    memlock: u64,
-    maps: Vec<Map>,
-    links: Vec<Link>,
-    btf_id: u32,
-    verified_insns: u32,
+    pub memlock: u64,
+    pub maps: Vec<Map>,
+    pub links: Vec<Link>,
+    pub btf_id: u32,
+    pub verified_insns: u32,
     /// As far as anybody watched them.
-    run_count: u64,
-    run_time_ns: u64,
-    recursion_misses: u64,
+    pub run_count: u64,
+    pub run_time_ns: u64,
+    pub recursion_misses: u64,
+    /// It and the functions that it calls.
+    pub subprograms: Vec<Part>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct Map {
-    name: String,
-    id: u32,
+pub struct Map {
+    pub name: String,
+    pub id: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct Link {
-    id: u32,
-    hook: String,
-    target: String,
+pub struct Link {
+    pub id: u32,
+    pub hook: String,
+    pub target: String,
+}
+
+/// One of a function's functions.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Part {
+    pub name: String,
+    pub signature: String,
+    /// Its first instruction, in slots of eight bytes.
+    pub offset: u32,
 }
 
 impl Row {
     fn new(node: &str, facts: FunctionFacts) -> Self {
         let (program, stats) = (facts.program.unwrap_or_default(), facts.stats.unwrap_or_default());
         let link = |link: skep_proto::v1::FunctionLink| Link { id: link.id, hook: link.hook, target: link.target };
+        let part =
+            |part: skep_proto::v1::Subprogram| Part { name: part.name, signature: part.signature, offset: part.offset };
         Row {
             node: node.to_owned(),
             namespace: program.namespace,
@@ -88,18 +101,24 @@ impl Row {
             run_count: stats.run_count,
             run_time_ns: stats.run_time_ns,
             recursion_misses: stats.recursion_misses,
+            subprograms: facts.subprograms.into_iter().map(part).collect(),
         }
     }
+}
+
+/// What is loaded of a program, or of all, on each node.
+pub async fn functions(global: &Global, name: Option<&str>, node: Option<&str>) -> Result<Answers<Vec<Row>>, Error> {
+    let asked = |agent: crate::agent::Agent, namespace: String| async move {
+        let functions = agent.functions(&namespace, name.unwrap_or_default()).await?;
+        Ok(functions.into_iter().map(|facts| Row::new(&agent.node, facts)).collect::<Vec<_>>())
+    };
+    source::ask(global, Access::Read, node, name, asked).await
 }
 
 /// `prog ls`.
 pub async fn ls(global: &Global, ls: &ProgLs) -> Result<(), Error> {
     let name = ls.name.as_deref().unwrap_or_default();
-    let asked = |agent: crate::agent::Agent, namespace: String| async move {
-        let functions = agent.functions(&namespace, name).await?;
-        Ok(functions.into_iter().map(|facts| Row::new(&agent.node, facts)).collect::<Vec<_>>())
-    };
-    let answers = source::ask(global, Access::Read, ls.node.as_deref(), ls.name.as_deref(), asked).await?;
+    let answers = functions(global, ls.name.as_deref(), ls.node.as_deref()).await?;
     let mut rows: Vec<&Row> = answers.answers.iter().flatten().collect();
     let order =
         |row: &Row| (row.namespace.clone(), row.program.clone(), row.function.clone(), row.node.clone(), row.id);

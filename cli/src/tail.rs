@@ -43,6 +43,7 @@ async fn follow(agent: &Agent, namespace: &str, events: &Events, several: bool) 
         consume: events.consume,
         filter: events.filter.clone().unwrap_or_default(),
         one_in: events.one_in.unwrap_or(1),
+        rate: events.rate.unwrap_or(0),
     };
     let mut stream = agent.events(request).await?;
     let mut desc = None;
@@ -64,9 +65,12 @@ async fn follow(agent: &Agent, namespace: &str, events: &Events, several: bool) 
 }
 
 fn lost(agent: &Agent, lost: Option<Loss>) {
-    let Some(Loss { kernel, client }) = lost else { return };
+    let Some(Loss { kernel, client, limited }) = lost else { return };
     if kernel > 0 {
-        note(format_args!("{}: {kernel} records are lost: the kernel had no room for them", agent.node));
+        note(format_args!("{}: {kernel} records are lost: the map had no room for them", agent.node));
+    }
+    if limited > 0 {
+        note(format_args!("{}: {limited} records are left out: --rate", agent.node));
     }
     if client > 0 {
         note(format_args!("{}: {client} records are lost: they came faster than they are printed", agent.node));

@@ -1,4 +1,4 @@
-//! `prog test`: what functions make of packets.
+//! `prog test`: what functions make of packets, or of contexts.
 
 use std::fs::File;
 use std::path::Path;
@@ -37,16 +37,22 @@ struct Row {
 pub async fn run(global: &Global, test: &ProgTest) -> Result<(), Error> {
     let packets = match &test.pcap {
         Some(file) => read(file)?,
-        None => test.packet.iter().map(|packet| packet.0.clone()).collect(),
+        None => test.packet.iter().chain(&test.ctx).map(|bytes| bytes.0.clone()).collect(),
     };
+    let on_contexts = !test.ctx.is_empty();
     let access = if test.live { Access::Write } else { Access::Read };
     let answers = source::ask(global, access, test.node.as_deref(), Some(&test.name), |agent, namespace| {
         let packets = packets.clone();
         async move {
+            let bytes = |wanted| match wanted {
+                true => packets.iter().cloned().map(Into::into).collect(),
+                false => Vec::new(),
+            };
             let request = TestProgramRequest {
                 program: Some(agent.program(&namespace, &test.name).await?),
                 function: test.function.clone(),
-                packets: packets.iter().cloned().map(Into::into).collect(),
+                packets: bytes(!on_contexts),
+                contexts: bytes(on_contexts),
                 live: test.live,
                 repeat: test.repeat,
             };
@@ -58,7 +64,7 @@ pub async fn run(global: &Global, test: &ProgTest) -> Result<(), Error> {
                 verdict: run.verdict,
                 ns: run.duration_ns,
                 before: hex(before),
-                after: hex(&run.packet),
+                after: hex(if on_contexts { &run.context } else { &run.packet }),
             };
             Ok(runs.map(row).collect::<Vec<_>>())
         }

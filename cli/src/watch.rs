@@ -129,7 +129,9 @@ async fn follow(
             }
             Some(Frame::End(end)) if end.reason == "looks" => return Ok(()),
             Some(Frame::End(end)) => return Err(Error::Agent(format!("{}: {}", agent.node, end.reason))),
-            Some(Frame::Raw(_) | Frame::Decoded(_)) => return Err(Error::Schema("entries, which nobody asked for")),
+            Some(Frame::Raw(_) | Frame::Decoded(_) | Frame::Inner(_)) => {
+                return Err(Error::Schema("entries, which nobody asked for"));
+            }
             Some(Frame::Queued(_)) | None => {}
         }
     }
@@ -177,7 +179,7 @@ fn lines(node: &str, schema: &Schema, frame: &Changes, format: WatchFormat, seve
         let (change, rates) = (if added { "added" } else { "changed" }, grown.filter(|rates| !rates.is_null()));
         line(Row { node, change, key, value: Some(now), rates });
     }
-    for key in frame.gone.chunks(schema.map.key_size.max(1) as usize) {
+    for key in frame.gone.chunks(schema.key.size.max(1) as usize) {
         line(Row { node, change: "removed", key: schema.key.decode(key), value: None, rates: None });
     }
     Ok(text)

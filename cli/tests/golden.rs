@@ -182,7 +182,7 @@ fn contents(node: &str, sources: &[u8]) -> Contents {
     }
     (frame.keys, frame.values) = (keys.into(), values.into());
     let entries = unpack(&schema, &frame).unwrap();
-    Contents { node: node.into(), schema, entries }
+    Contents::new(node.into(), schema, entries, None)
 }
 
 fn info(name: &str) -> MapInfo {

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
+use skep_object::btf::percpu::Reduce;
 
 use super::{DumpFormat, MapsFormat, PushFormat, TopFormat, WatchFormat, program};
 
@@ -29,6 +30,10 @@ pub enum MapsCommand {
     Set(MapsSet),
     /// Take entries out of a map.
     Del(MapsDel),
+    /// Take all entries out of a hash, queue or stack, and print them.
+    Drain(MapsDrain),
+    /// Put records into a user ring buffer, for its programs to take out.
+    Put(MapsPut),
 }
 
 #[derive(Debug, Args)]
@@ -55,11 +60,13 @@ pub struct MapsLs {
   kubectl skep maps dump flows counts --filter 'value.packets > 1000 and key.source == 10.0.0.1'
   kubectl skep maps dump flows counts --top value.bytes --limit 10
   kubectl skep maps dump flows counts -o csv > counts.csv
+  kubectl skep maps dump flows packets --per-cpu max -o json
   kubectl skep maps dump flows counts --node node-7 --limit 1000 --page 2a0000000100000000
   kubectl-skep maps dump flows .bss --socket /run/skep/agent.sock
 
 The table shows the sum over all CPUs for integers of per-CPU maps; json and yaml show a list with one value per CPU.
-raw shows each entry in hexadecimal, as it lies in memory: the key, then its value (one per CPU).")]
+--per-cpu says otherwise. Of a map of maps, what is in its inner maps is shown too. Keys of task, cgroup and socket storages
+are thread ids, cgroup ids and socket cookies. raw shows each entry in hexadecimal, as it lies in memory: the key, then its value (one per CPU).")]
 pub struct MapsDump {
     /// The program.
     #[arg(value_parser = program)]
@@ -84,6 +91,34 @@ pub struct MapsDump {
     /// The entries whose number in this member is largest, in that order; how many is said by --limit.
     #[arg(long, value_name = "MEMBER", requires = "limit")]
     pub top: Option<String>,
+    /// What the values of all CPUs come to.
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub per_cpu: Option<PerCpu>,
+}
+
+/// Values of per-CPU maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PerCpu {
+    /// That of each CPU.
+    Each,
+    /// Integers are added, in structs and arrays too; what CPUs do not agree on else is null, (differs) in a table.
+    Sum,
+    /// The largest integers.
+    Max,
+    /// The smallest, of the CPUs that wrote one.
+    Min,
+}
+
+impl PerCpu {
+    /// How they become one.
+    pub fn reduce(self) -> Option<Reduce> {
+        match self {
+            PerCpu::Each => None,
+            PerCpu::Sum => Some(Reduce::Sum),
+            PerCpu::Max => Some(Reduce::Max),
+            PerCpu::Min => Some(Reduce::Min),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -174,7 +209,7 @@ pub(super) fn interval(text: &str) -> Result<Duration, String> {
 #[derive(Clone, Debug)]
 pub struct Hex(pub Vec<u8>);
 
-pub(super) fn hex(text: &str) -> Option<Hex> {
+pub(crate) fn hex(text: &str) -> Option<Hex> {
     let digits = |at: usize| text.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
     let bytes: Option<Vec<u8>> = (0..text.len()).step_by(2).map(digits).collect();
     bytes.filter(|bytes| !bytes.is_empty()).map(Hex)
@@ -272,6 +307,69 @@ pub struct MapsDel {
     /// The keys, as JSON; what is no JSON is taken for a text.
     #[arg(required = true)]
     pub keys: Vec<String>,
+    #[command(flatten)]
+    pub nodes: Nodes,
+    /// How to print what was done.
+    #[arg(short, long, value_enum, default_value_t = PushFormat::Text)]
+    pub output: PushFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl skep maps drain tracer finished --node node-7 -o jsonl > finished.jsonl
+  kubectl-skep maps drain tracer queue --limit 100 --socket /run/skep/agent.sock
+
+Each entry is taken in one step of the kernel's: no program's write to it is lost between a look and a deletion. What is taken
+is gone from the map, also if this command is stopped before it is printed. Of a hash the kernel takes whole buckets: a few
+more than --limit may be taken, and are printed.
+
+The token is that of the ServiceAccount skep-editor (helm: editor.create=true), unless --service-account names another:
+it needs delete on ebpfprograms/maps.")]
+pub struct MapsDrain {
+    /// The program.
+    #[arg(value_parser = program)]
+    pub name: String,
+    /// The map's name in the object.
+    pub map: String,
+    /// At most this many entries of each node.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+    #[command(flatten)]
+    pub nodes: Nodes,
+    /// How to print them.
+    #[arg(short, long, value_enum, default_value_t = DumpFormat::Table)]
+    pub output: DumpFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl skep maps put limiter commands '{\"op\": \"RESET\", \"zone\": 7}' --type command --node node-7
+  kubectl-skep maps put limiter commands -f commands.json --type command --socket /run/skep/agent.sock
+
+A record is JSON by its struct's types, or without --type bytes in hexadecimal. All are checked before the first is put in,
+and all fit in, or none is. Programs see them when they next look (bpf_user_ringbuf_drain). The buffer's layout has room for
+one writer: a map that a process of the node has open is written with --share only.
+
+The token is that of the ServiceAccount skep-editor (helm: editor.create=true), unless --service-account names another:
+it needs update on ebpfprograms/maps.")]
+pub struct MapsPut {
+    /// The program.
+    #[arg(value_parser = program)]
+    pub name: String,
+    /// The user ring buffer.
+    pub map: String,
+    /// The records.
+    #[arg(required_unless_present = "file", value_name = "RECORD")]
+    pub records: Vec<String>,
+    /// Records from a file, or - for standard input: a JSON list.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "records")]
+    pub file: Option<PathBuf>,
+    /// The struct of the records, in the program's types.
+    #[arg(long = "type", value_name = "STRUCT")]
+    pub type_: Option<String>,
+    /// Write although another process has the map open.
+    #[arg(long)]
+    pub share: bool,
     #[command(flatten)]
     pub nodes: Nodes,
     /// How to print what was done.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::maps::{Hex, hex, interval};
-use super::{MapsFormat, PushFormat, TopFormat, program};
+use super::{MapsFormat, PageFormat, PushFormat, TopFormat, program};
 
 #[derive(Debug, Args)]
 pub struct Prog {
@@ -18,9 +18,13 @@ pub struct Prog {
 pub enum ProgCommand {
     /// List the functions of programs as the kernel has them loaded.
     Ls(ProgLs),
+    /// Print all that is known of functions: links, maps, subprograms, memory, what the verifier went through.
+    Show(ProgShow),
+    /// Print the instructions of functions, with the lines of source that they come from.
+    Insns(ProgInsns),
     /// Print what the verifier says of functions: the whole log, of refused ones too.
     Log(ProgLog),
-    /// Run a function on packets, and see what it makes of them.
+    /// Run a function on packets or contexts, and see what it makes of them.
     Test(ProgTest),
     /// Show how often functions run, and how much of a CPU they take.
     Top(ProgTop),
@@ -42,6 +46,53 @@ pub struct ProgLs {
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = MapsFormat::Table)]
     pub output: MapsFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl skep prog show flows
+  kubectl skep prog show flows count_rx --node node-7")]
+pub struct ProgShow {
+    /// The program.
+    #[arg(value_parser = program)]
+    pub name: String,
+    /// One function; default: all that are loaded.
+    pub function: Option<String>,
+    /// Only on this node; default: every node that runs the program.
+    #[arg(long, conflicts_with = "socket")]
+    pub node: Option<String>,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value_t = PageFormat::Text)]
+    pub output: PageFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl skep prog insns flows count_rx --node node-7
+  kubectl skep prog insns flows count_rx --node node-7 --jited | less
+  kubectl skep prog insns flows -o json | jq '.[].instructions[].text'
+
+These are the instructions as the verifier left them: with its checks, its inlined helpers, and without what is never
+reached. Numbers on the left count slots of eight bytes. --jited shows the machine code that the CPU runs, which a kernel
+with kernel.kptr_restrict=2 does not show; that of other processors than x86-64 in hexadecimal.")]
+pub struct ProgInsns {
+    /// The program.
+    #[arg(value_parser = program)]
+    pub name: String,
+    /// One function; default: all that are loaded.
+    pub function: Option<String>,
+    /// As the CPU runs them.
+    #[arg(long)]
+    pub jited: bool,
+    /// Leave the lines of source out.
+    #[arg(long)]
+    pub no_source: bool,
+    /// Only on this node; default: every node that runs the program.
+    #[arg(long, conflicts_with = "socket")]
+    pub node: Option<String>,
+    /// How to print it; json has both, with their bytes.
+    #[arg(short, long, value_enum, default_value_t = PushFormat::Text)]
+    pub output: PushFormat,
 }
 
 #[derive(Debug, Args)]
@@ -68,10 +119,12 @@ pub struct ProgLog {
 #[command(after_help = "Examples:
   kubectl skep prog test firewall check --pcap attack.pcap
   kubectl skep prog test firewall check --packet ffffffffffff0242ac1100020800 --node node-7 -o json
+  kubectl skep prog test audit on_sys_enter --ctx 00000000000000003b00000000000000
 
 A copy of the function runs, with maps of its own that are empty; --live runs the one that is loaded, which writes its maps,
 and needs update on ebpfprograms/maps. Packets begin with the link layer. For xdp, tc, tcx, cgroupSkb and other types that
-the kernel runs on packets.")]
+the kernel runs on packets. A raw tracepoint's program runs on --ctx instead, which is its arguments of eight bytes each; a
+syscall program on whatever context it reads.")]
 pub struct ProgTest {
     /// The program.
     #[arg(value_parser = program)]
@@ -79,8 +132,11 @@ pub struct ProgTest {
     /// The function.
     pub function: String,
     /// A packet in hexadecimal; may be given several times.
-    #[arg(long, value_name = "HEX", required_unless_present = "pcap", value_parser = packet)]
+    #[arg(long, value_name = "HEX", required_unless_present_any = ["pcap", "ctx"], value_parser = packet)]
     pub packet: Vec<Hex>,
+    /// A context in hexadecimal, as it lies in memory, for functions that take no packets; may be given several times.
+    #[arg(long, value_name = "HEX", conflicts_with_all = ["packet", "pcap", "repeat"], value_parser = packet)]
+    pub ctx: Vec<Hex>,
     /// Packets from a file, as tcpdump writes them.
     #[arg(long, value_name = "FILE", conflicts_with = "packet")]
     pub pcap: Option<PathBuf>,

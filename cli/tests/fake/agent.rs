@@ -9,11 +9,12 @@ use skep_object::btf::desc::{TypeDesc, TypeKind};
 use skep_proto::v1::inspector_server::{Inspector, InspectorServer};
 use skep_proto::v1::{
     DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DescribeProgramsResponse,
-    DumpMapRequest, End, EventFrame, FunctionVerdict, HookReport, ListMapsRequest, ListMapsResponse,
-    ListProgramsRequest, ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, MapSchema,
-    ProgramRef, ProgramReport, RawEntries, State, StatsFrame, TailEventsRequest, TargetFailure, TestProgramRequest,
-    TestProgramResponse, UpdateMapRequest, UpdateMapResponse, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest,
-    map_frame::Frame,
+    DrainMapRequest, DumpInstructionsRequest, DumpMapRequest, End, EventFrame, FunctionVerdict, HookReport,
+    Instructions, ListMapsRequest, ListMapsResponse, ListProgramsRequest, ListProgramsResponse, LookupMapRequest,
+    LookupMapResponse, MapFrame, MapInfo, MapSchema, OutputFrame, ProgramRef, ProgramReport, RawEntries, State,
+    StatsFrame, TailEventsRequest, TailOutputRequest, TargetFailure, TestProgramRequest, TestProgramResponse,
+    UpdateMapRequest, UpdateMapResponse, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest, WriteRecordsRequest,
+    WriteRecordsResponse, map_frame::Frame,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -207,6 +208,31 @@ impl Inspector for Service {
     type TailEventsStream = ReceiverStream<Result<EventFrame, Status>>;
 
     async fn tail_events(&self, _: Request<TailEventsRequest>) -> Result<Response<Self::TailEventsStream>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn write_records(&self, _: Request<WriteRecordsRequest>) -> Result<Response<WriteRecordsResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    type DrainMapStream = Self::DumpMapStream;
+
+    async fn drain_map(&self, _: Request<DrainMapRequest>) -> Result<Response<Self::DrainMapStream>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    type DumpInstructionsStream = ReceiverStream<Result<Instructions, Status>>;
+
+    async fn dump_instructions(
+        &self,
+        _: Request<DumpInstructionsRequest>,
+    ) -> Result<Response<Self::DumpInstructionsStream>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    type TailOutputStream = ReceiverStream<Result<OutputFrame, Status>>;
+
+    async fn tail_output(&self, _: Request<TailOutputRequest>) -> Result<Response<Self::TailOutputStream>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 }

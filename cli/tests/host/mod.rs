@@ -4,12 +4,15 @@
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use skep_kernel::{bpffs, netns};
 
 /// How long anything may take to come about.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
 
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -26,7 +29,7 @@ impl Host {
     pub fn start() -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let agent = agent_binary();
-        let name = format!("skep-cli-{}", std::process::id());
+        let name = format!("skep-cli-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let port = free_port();
         let mut host = Host { dir: tempfile::tempdir().unwrap(), name, port, children: Vec::new() };
         std::fs::create_dir(host.path("manifests")).unwrap();
@@ -99,8 +102,13 @@ impl Host {
     /// Compiles `source` (below the repository), pushes it, and writes a manifest with its `programs`.
     pub fn apply(&self, name: &str, source: &str, programs: &str) {
         let tag = Path::new(source).file_name().unwrap().to_string_lossy();
+        self.apply_object(name, &tag, &compiled(source), programs);
+    }
+
+    /// The same with an object.
+    pub fn apply_object(&self, name: &str, tag: &str, object: &[u8], programs: &str) {
         let reference = format!("127.0.0.1:{}/{name}:{tag}", self.port);
-        let output = self.push(&compiled(source), &reference);
+        let output = self.push(object, &reference);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert!(printed["pinned"].as_str().unwrap().starts_with(&format!("127.0.0.1:{}/{name}@sha256:", self.port)));
@@ -116,7 +124,7 @@ impl Host {
     pub fn push(&self, object: &[u8], reference: &str) -> Output {
         let file = self.path("object.o");
         std::fs::write(&file, object).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-skep"));
+        let mut command = Command::new(plugin());
         // Nobody's login is this registry's business.
         command.env("DOCKER_CONFIG", self.dir.path()).env_remove("REGISTRY_AUTH_FILE");
         command.arg("push").arg(file).args([reference, "--plain-http", "-o", "json"]).output().unwrap()
@@ -139,7 +147,7 @@ impl Host {
 
     /// The real plugin, told of the socket.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-skep"));
+        let mut command = Command::new(plugin());
         command.args(args).arg("--socket").arg(self.socket());
         command
     }
@@ -168,8 +176,16 @@ impl Drop for Host {
     }
 }
 
-/// Beside this test's own directory; built if it is not there.
+/// The plugin; another machine than that of the compiler has it elsewhere.
+fn plugin() -> PathBuf {
+    std::env::var_os("SKEP_TEST_PLUGIN").map_or_else(|| env!("CARGO_BIN_EXE_kubectl-skep").into(), PathBuf::from)
+}
+
+/// Beside this test's own directory, and built if it is not there; another machine has it elsewhere.
 fn agent_binary() -> PathBuf {
+    if let Some(agent) = std::env::var_os("SKEP_TEST_AGENT") {
+        return agent.into();
+    }
     let test = std::env::current_exe().unwrap();
     let binary = test.ancestors().nth(2).unwrap().join("skep-agent");
     if !binary.exists() {
@@ -183,11 +199,30 @@ fn run(program: &str, args: &[&str]) {
     assert!(status.success(), "{program} {args:?}: {status}");
 }
 
+/// Where there is no clang it is ready-made in SKEP_TEST_OBJECTS.
 pub fn compiled(source: &str) -> Vec<u8> {
+    if let Some(dir) = std::env::var_os("SKEP_TEST_OBJECTS") {
+        let name = Path::new(source).file_name().unwrap().to_string_lossy().replace(".bpf.c", ".o");
+        return std::fs::read(Path::new(&dir).join(name)).unwrap();
+    }
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(source);
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out.o");
     let (source, target) = (source.to_string_lossy().into_owned(), out.to_string_lossy().into_owned());
-    run("clang", &["-g", "-O2", "-target", "bpf", "-I/usr/include/x86_64-linux-gnu", "-c", &source, "-o", &target]);
+    run(
+        "clang",
+        &[
+            "-g",
+            "-O2",
+            "-Wno-visibility",
+            "-target",
+            "bpf",
+            "-I/usr/include/x86_64-linux-gnu",
+            "-c",
+            &source,
+            "-o",
+            &target,
+        ],
+    );
     std::fs::read(&out).unwrap()
 }

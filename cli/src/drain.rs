@@ -1,0 +1,62 @@
+//! `maps drain`: what is taken out of a map. It is gone there: whatever arrived is printed, also when the rest does not.
+
+use skep_proto::v1::DrainMapRequest;
+
+use crate::agent::Agent;
+use crate::args::{DumpFormat, Global, MapsDrain};
+use crate::dump::{Contents, jsonl, progress, receive, render};
+use crate::edit::chosen;
+use crate::error::Error;
+use crate::output;
+use crate::source::{self, Access};
+
+/// Runs the command.
+pub async fn run(global: &Global, drain: &MapsDrain) -> Result<(), Error> {
+    let node = chosen(global, &drain.nodes)?;
+    let bar = progress();
+    let asked = source::ask(global, Access::Write, node, Some(&drain.name), |agent, namespace| {
+        let bar = bar.clone();
+        async move {
+            let request = DrainMapRequest {
+                program: Some(agent.program(&namespace, &drain.name).await?),
+                map: drain.map.clone(),
+                decode: false,
+                limit: drain.limit.unwrap_or(0),
+            };
+            let stream = agent.drain(request).await?;
+            let mut taken: Option<Contents> = None;
+            let ended = receive(&agent, stream, &bar, None, true, |schema, entries| {
+                if drain.output == DumpFormat::Jsonl {
+                    let part = Contents::new(agent.node.clone(), schema.clone(), entries, None);
+                    bar.suspend(|| output::print(&jsonl(&[part])))?;
+                } else {
+                    let empty = || Contents::new(agent.node.clone(), schema.clone(), Vec::new(), None);
+                    taken.get_or_insert_with(empty).entries.extend(entries);
+                }
+                Ok(None)
+            })
+            .await;
+            arrived(&agent, taken, ended)
+        }
+    })
+    .await;
+    bar.finish_and_clear();
+    let mut answers = asked?;
+    if drain.output != DumpFormat::Jsonl {
+        answers.answers.iter_mut().for_each(Contents::sort);
+        output::print(&render(&answers.answers, drain.output, answers.several))?;
+    }
+    answers.complete()
+}
+
+/// An interrupted stream counts as far as it came; that it was interrupted is said.
+fn arrived(agent: &Agent, taken: Option<Contents>, ended: Result<Contents, Error>) -> Result<Contents, Error> {
+    match (taken, ended) {
+        (Some(taken), Ok(_)) => Ok(taken),
+        (None, ended) => ended,
+        (Some(taken), Err(error)) => {
+            output::note(format_args!("{}: what is printed was taken out; then: {error}", agent.node));
+            Ok(taken)
+        }
+    }
+}
