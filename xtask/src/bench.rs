@@ -103,6 +103,8 @@ fn build() -> Result<()> {
         "--example",
         "bench_lookup",
         "--example",
+        "bench_events",
+        "--example",
         "bench_apply",
         "--example",
         "bench_ready",

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{repo, step};
+use crate::{bpf, repo, step};
 
 pub use kernels::Kernel;
 
@@ -52,13 +52,18 @@ struct Tests {
     /// Those of the agent, and the agent.
     agent: PathBuf,
     skep_agent: PathBuf,
+    /// Those of the plugin with a real agent, and the plugin.
+    same: PathBuf,
+    verbs: PathBuf,
+    plugin: PathBuf,
 }
 
 fn build_tests() -> Result<Tests> {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(repo::root());
     cargo.args(["test", "--package", "skep-kernel", "--test", "kernel", "--package", "skep-node-agent"]);
-    cargo.args(["--test", "functions", "--no-run", "--message-format=json"]);
+    cargo.args(["--test", "functions", "--package", "kubectl-skep", "--test", "same", "--test", "verbs"]);
+    cargo.args(["--no-run", "--message-format=json"]);
     cargo.args(["--target", "x86_64-unknown-linux-gnu"]).env("RUSTFLAGS", "-C target-feature=+crt-static");
     let messages = step::step("static tests", |_| step::ask(&mut cargo))?;
     let binary = |name: &str, is_test: bool| {
@@ -73,19 +78,27 @@ fn build_tests() -> Result<Tests> {
         kernel: binary("kernel", true)?,
         agent: binary("functions", true)?,
         skep_agent: binary("skep-agent", false)?,
+        same: binary("same", true)?,
+        verbs: binary("verbs", true)?,
+        plugin: binary("kubectl-skep", false)?,
     })
 }
 
 /// What the tests would compile for themselves: there is no clang in the machine.
 fn build_objects(out: &Path) -> Result<()> {
     std::fs::create_dir_all(out)?;
-    for entry in std::fs::read_dir(repo::root().join("kernel/tests/c"))? {
+    let dirs = ["kernel/tests/c", "cli/tests/c"].map(|dir| std::fs::read_dir(repo::root().join(dir)));
+    let entries = dirs.into_iter().collect::<std::io::Result<Vec<_>>>()?;
+    for entry in entries.into_iter().flatten() {
         let source = entry?.path();
         let name = source.file_name().unwrap_or_default().to_string_lossy().replace(".bpf.c", ".o");
         let mut clang = Command::new("clang");
-        clang.args(["-g", "-O2", "-target", "bpf", "-I/usr/include/x86_64-linux-gnu", "-c"]);
+        clang.args(["-g", "-O2", "-Wno-visibility", "-target", "bpf", "-I/usr/include/x86_64-linux-gnu", "-c"]);
         step::ask(clang.arg(&source).arg("-o").arg(out.join(name)))?;
     }
+    // One that aya-ebpf makes.
+    bpf::build_all()?;
+    std::fs::copy(bpf::objects().join("tcx-flows.o"), out.join("tcx-flows.o"))?;
     Ok(())
 }
 

@@ -24,6 +24,7 @@ pub const NAMES: &[&str] = &[
     "lookup_p50_us",
     "watch_100k_map_cpu_percent",
     "agent_rss_during_8_dumps_mib",
+    "events_per_s_to_client",
 ];
 const ENTRIES: u64 = 1_000_000;
 const FEW: u64 = 100_000;
@@ -31,6 +32,8 @@ const LOOKUPS: u64 = 20_000;
 const ROUNDS: usize = 5;
 const CLI_ROUNDS: usize = 3;
 const WATCHED: u64 = 20;
+/// Records that are written while a client follows them.
+const RECORDS: u64 = 10_000_000;
 
 pub fn measure() -> Result<Vec<Figure>> {
     let bpftool = repo::find("bpftool").context("bpftool is missing: run `cargo xtask setup --only bpf`")?;
@@ -80,7 +83,38 @@ pub fn measure() -> Result<Vec<Figure>> {
     figures.push(Figure::new(NAMES[8], percent, "%", Aim::None, note));
 
     figures.push(eight(&node)?);
+    figures.push(events(&node)?);
     Ok(figures)
+}
+
+/// Records of 64 bytes that reach a client while the program that writes them has a core of its own. Those that do not are
+/// all told as lost, or this is an error.
+fn events(node: &Node) -> Result<Figure> {
+    let reference = node.push("xtask/src/bench/records.bpf.c", "records")?;
+    let programs = "  - name: emit\n    attach:\n    - tcx: {interfaces: {names: [lo]}, direction: Ingress}\n";
+    let text = format!(
+        "apiVersion: skep.dev/v1alpha1\nkind: EbpfProgram\nmetadata: {{name: records, namespace: bench}}\nspec:\n  image: {{reference: \"{reference}\"}}\n  maps: {{records: {{dropCounter: dropped}}}}\n  programs:\n{programs}"
+    );
+    node.run("records", &text)?;
+    let mut rates = Vec::new();
+    let mut lost = (0, 0);
+    for _ in 0..CLI_ROUNDS {
+        let mut client = example("bench_events");
+        client.arg(node.socket()).args(["bench", "records", "records", "emit", &RECORDS.to_string()]);
+        let run: Value = serde_json::from_str(&step::ask(&mut client)?)?;
+        let number = |key: &str| run[key].as_u64().with_context(|| format!("bench_events printed no {key}"));
+        let (received, client, map) = (number("received")?, number("client_lost")?, number("map_lost")?);
+        if received + client + map != RECORDS {
+            bail!("{received} records arrived, {client} and {map} are told as lost, {RECORDS} were written");
+        }
+        lost = (lost.0 + client, lost.1 + map);
+        rates.push(received as f64 / run["seconds"].as_f64().unwrap_or(f64::INFINITY));
+    }
+    let note = format!(
+        "median of {CLI_ROUNDS}; {RECORDS} records of 64 bytes each; told as lost: {} the client was too slow for, {} without room",
+        lost.0, lost.1
+    );
+    Ok(Figure::new(NAMES[10], median(&rates), "/s", Aim::AtLeast(2_000_000.0), note))
 }
 
 /// One dump through the agent's socket; the first fills the map.

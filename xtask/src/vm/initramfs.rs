@@ -1,4 +1,4 @@
-//! The file system of a test machine: busybox, `ip`, `tc` and a registry with their libraries, some modules, the tests.
+//! The file system of a test machine: busybox, `ip`, `tc`, bpftool and a registry with their libraries, some modules, the tests.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -24,11 +24,18 @@ pub fn write(image: &Path, files: &Files, tests: &Tests, objects: &Path, argumen
     }
     symlink("/run", at("var/run"))?;
     busybox(&at("bin"))?;
-    for program in ["ip", "tc", "docker-registry"] {
+    for program in ["ip", "tc", "docker-registry", "bpftool"] {
         with_libraries(root.path(), &repo::find(program).with_context(|| format!("{program} is missing"))?)?;
     }
-    for (program, name) in [(&tests.kernel, "tests"), (&tests.agent, "agent-tests"), (&tests.skep_agent, "skep-agent")]
-    {
+    let programs = [
+        (&tests.kernel, "tests"),
+        (&tests.agent, "agent-tests"),
+        (&tests.same, "same-tests"),
+        (&tests.verbs, "verbs-tests"),
+        (&tests.skep_agent, "skep-agent"),
+        (&tests.plugin, "kubectl-skep"),
+    ];
+    for (program, name) in programs {
         std::fs::copy(program, at(name))?;
     }
     std::fs::create_dir(at("objects"))?;
