@@ -14,8 +14,8 @@ use crate::{bpf, repo, step};
 
 pub use kernels::Kernel;
 
-/// Boot, tests and power-off under emulation take about a minute.
-const TIMEOUT: Duration = Duration::from_secs(400);
+/// Boot, tests and power-off under emulation take five minutes.
+const TIMEOUT: Duration = Duration::from_secs(700);
 
 /// Fetches what is missing of the kernels.
 pub fn setup() -> Result<()> {
