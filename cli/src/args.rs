@@ -3,6 +3,7 @@
 mod hist;
 mod maps;
 mod prog;
+mod top;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,7 +16,8 @@ pub use self::maps::{
     Maps, MapsCommand, MapsDel, MapsDrain, MapsDump, MapsGet, MapsLs, MapsPut, MapsSet, MapsTop, MapsWatch, Nodes,
     PerCpu,
 };
-pub use self::prog::{Prog, ProgCommand, ProgInsns, ProgLog, ProgLs, ProgShow, ProgTest, ProgTop};
+pub use self::prog::{Prog, ProgCommand, ProgInsns, ProgLog, ProgLs, ProgShow, ProgTest};
+pub use self::top::{Sort, Top};
 
 /// eBPF programs, why they are not ready, and what is in their maps, on every node.
 #[derive(Debug, Parser)]
@@ -31,6 +33,7 @@ const EXAMPLES: &str = "Examples:
   kubectl skep get -A                     All programs, and how many nodes run them
   kubectl skep why flows -n observability What keeps a program from being ready, and what to do
   kubectl skep maps dump flows counts     A map's contents on every node
+  kubectl skep top                        Which functions take how much CPU, on every node
   kubectl skep push flows.bpf.o registry.example.com/ebpf/flows:v1
 
 On a node, as root and without Kubernetes:
@@ -76,6 +79,8 @@ pub enum Command {
     Maps(Maps),
     /// Draw a map of counters as histograms.
     Hist(Hist),
+    /// Show how often functions run on all nodes, and how much of a CPU they take.
+    Top(Top),
     /// See what the kernel says of the functions that run.
     Prog(Prog),
     /// Print the records that programs write into a ring buffer or perf event array, as they come.

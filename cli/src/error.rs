@@ -91,6 +91,8 @@ pub enum Error {
     Image(#[from] skep_image::ImageError),
     #[error("writing: {0}")]
     Output(std::io::Error),
+    #[error("the terminal: {0}\n-o json needs none")]
+    Terminal(std::io::Error),
 }
 
 impl Error {

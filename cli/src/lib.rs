@@ -1,4 +1,4 @@
-//! The kubectl plugin: `kubectl skep get|why|maps|events|restart|suspend|resume|push`.
+//! The kubectl plugin: `kubectl skep get|why|maps|top|events|restart|suspend|resume|push`.
 //!
 //! Guarantees: it only reads, apart from minting a ten-minute token and from the commands that say otherwise; the user's own credential goes to the API server and
 //! nowhere else; everything printed is rendered by a pure function of what was read and of the time.
@@ -22,6 +22,7 @@ pub mod edit;
 pub mod entries;
 pub mod error;
 pub mod events;
+pub mod follow;
 pub mod get;
 pub mod hint;
 pub mod hist;
@@ -36,11 +37,13 @@ pub mod prog;
 pub mod push;
 pub mod reports;
 pub mod schema;
+pub mod screen;
 pub mod show;
 pub mod socket;
 pub mod source;
 pub mod table;
 pub mod tail;
+pub mod top;
 pub mod trial;
 pub mod view;
 pub mod watch;
@@ -67,13 +70,14 @@ pub async fn run(cli: &Cli) -> Result<(), Error> {
             MapsCommand::Top(top) => watch::top(&cli.global, top).await,
         },
         Command::Hist(hist) => hist::run(&cli.global, hist).await,
+        Command::Top(top) => top::run(&cli.global, top).await,
         Command::Prog(prog) => match &prog.command {
             ProgCommand::Ls(ls) => prog::ls(&cli.global, ls).await,
             ProgCommand::Show(show) => show::run(&cli.global, show).await,
             ProgCommand::Insns(insns) => insns::run(&cli.global, insns).await,
             ProgCommand::Log(log) => prog::log(&cli.global, log).await,
             ProgCommand::Test(test) => trial::run(&cli.global, test).await,
-            ProgCommand::Top(top) => prog::top(&cli.global, top).await,
+            ProgCommand::Top(top) => top::run(&cli.global, top).await,
         },
         Command::Events(events) => tail::run(&cli.global, events).await,
         Command::Output(printed) => printed::run(&cli.global, printed).await,

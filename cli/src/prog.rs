@@ -1,21 +1,15 @@
-//! `prog ls` and `prog top`: the functions of programs, as the kernel has them.
-
-use std::collections::BTreeMap;
+//! `prog ls` and `prog log`: the functions of programs, as the kernel has them.
 
 use serde::Serialize;
-use skep_proto::v1::{
-    FunctionFacts, FunctionStats, FunctionVerdict, StatsFrame, VerifyProgramRequest, WatchStatsRequest,
-};
+use skep_proto::v1::{FunctionFacts, FunctionStats, FunctionVerdict, StatsFrame, VerifyProgramRequest};
 
-use crate::args::{Global, MapsFormat, ProgLog, ProgLs, ProgTop, PushFormat, TopFormat};
+use crate::args::{Global, MapsFormat, ProgLog, ProgLs, PushFormat};
 use crate::deadline::within;
 use crate::error::Error;
-use crate::live::{self, Live};
 use crate::maps::bytes;
 use crate::output::{self, note};
 use crate::source::{self, Access, Answers};
 use crate::table::{Table, printable};
-use crate::watch::millis;
 
 /// A function on a node; also the shape of `-o json`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -207,54 +201,22 @@ impl Verdict {
 /// How busy a function is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Busy {
-    node: String,
-    namespace: String,
-    program: String,
-    function: String,
-    id: u32,
-    runs_per_second: f64,
-    ns_per_run: f64,
+pub struct Busy {
+    pub node: String,
+    pub namespace: String,
+    pub program: String,
+    pub function: String,
+    pub id: u32,
+    pub runs_per_second: f64,
+    pub ns_per_run: f64,
     /// Of one CPU.
-    cpu_percent: f64,
+    pub cpu_percent: f64,
     /// Since the look before.
-    recursion_misses: u64,
-}
-
-/// `prog top`.
-pub async fn top(global: &Global, top: &ProgTop) -> Result<(), Error> {
-    let (node, name) = (top.node.as_deref(), top.name.as_deref());
-    let several = global.socket.is_none() && node.is_none();
-    let live = Live::new(several, |seen: &BTreeMap<String, Vec<Busy>>| draw(seen, top, several));
-    let asked = source::ask(global, Access::Follow, node, name, |agent, namespace| {
-        let live = &live;
-        async move {
-            let name = name.unwrap_or_default().to_owned();
-            let request = WatchStatsRequest {
-                namespace,
-                name,
-                interval_ms: millis(top.interval),
-                frames: top.looks.unwrap_or(0),
-            };
-            let mut stream = agent.stats(request).await?;
-            let mut before = Vec::new();
-            while let Some(frame) = stream.message().await? {
-                if frame.elapsed_us > 0 {
-                    live.tell(&agent.node, busy(&agent.node, &before, &frame))?;
-                }
-                before = frame.functions;
-            }
-            match top.looks {
-                Some(_) => Ok(()),
-                None => Err(Error::Agent(format!("{}: the stream ended too early", agent.node))),
-            }
-        }
-    });
-    live.run(top.interval, asked).await
+    pub recursion_misses: u64,
 }
 
 /// What happened between two frames. A function that is new in the second has nothing to be compared with.
-fn busy(node: &str, before: &[FunctionStats], frame: &StatsFrame) -> Vec<Busy> {
+pub(crate) fn busy(node: &str, before: &[FunctionStats], frame: &StatsFrame) -> Vec<Busy> {
     let seconds = frame.elapsed_us as f64 / 1e6;
     let of = |now: &FunctionStats| {
         let was = before.iter().find(|was| was.id == now.id)?.stats.unwrap_or_default();
@@ -276,27 +238,23 @@ fn busy(node: &str, before: &[FunctionStats], frame: &StatsFrame) -> Vec<Busy> {
     frame.functions.iter().filter_map(of).collect()
 }
 
-fn draw(seen: &BTreeMap<String, Vec<Busy>>, top: &ProgTop, several: bool) -> Result<(), Error> {
-    let mut rows: Vec<&Busy> = seen.values().flatten().collect();
-    rows.sort_by(|a, b| b.cpu_percent.total_cmp(&a.cpu_percent).then_with(|| a.id.cmp(&b.id)));
-    if top.output == TopFormat::Json {
-        return output::print(&(serde_json::to_string(&rows).unwrap_or_default() + "\n"));
-    }
-    live::print(&table(&rows, several))
+/// What comes after the names.
+pub(crate) fn cells(row: &Busy) -> [String; 5] {
+    [
+        row.id.to_string(),
+        format!("{:.1}", row.runs_per_second),
+        format!("{:.0}", row.ns_per_run),
+        format!("{:.2}%", row.cpu_percent),
+        row.recursion_misses.to_string(),
+    ]
 }
 
-fn table(rows: &[&Busy], nodes: bool) -> String {
+pub(crate) fn table(rows: &[&Busy], nodes: bool) -> String {
     let titles = ["PROGRAM", "FUNCTION", "ID", "RUNS/S", "NS/RUN", "CPU", "MISSES"];
     let node = nodes.then_some("NODE");
     let mut table = Table::new(node.into_iter().chain(titles), 0);
     for row in rows {
-        let cells = [
-            row.id.to_string(),
-            format!("{:.1}", row.runs_per_second),
-            format!("{:.0}", row.ns_per_run),
-            format!("{:.2}%", row.cpu_percent),
-            row.recursion_misses.to_string(),
-        ];
+        let cells = cells(row);
         let own = [row.program.as_str(), &row.function].into_iter().chain(cells.iter().map(String::as_str));
         table.row(nodes.then_some(row.node.as_str()).into_iter().chain(own));
     }

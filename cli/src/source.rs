@@ -31,8 +31,8 @@ fn is_somewhere(ready: &str) -> bool {
 #[derive(Debug)]
 pub struct Answers<T> {
     pub answers: Vec<T>,
-    /// Nodes that did not answer; said already.
-    failed: usize,
+    /// Nodes that did not answer, and why; said already.
+    failures: Vec<(String, Error)>,
     /// Whether rows need the node's name: they may be of several.
     pub several: bool,
 }
@@ -40,7 +40,7 @@ pub struct Answers<T> {
 impl<T> Answers<T> {
     /// An error if a node did not answer; called after the answers of the others are shown.
     pub fn complete(&self) -> Result<(), Error> {
-        match self.failed {
+        match self.failures.len() {
             0 => Ok(()),
             failed => Err(Error::Incomplete { failed, of: failed + self.answers.len() }),
         }
@@ -69,10 +69,44 @@ where
     F: Fn(Agent, String) -> Fut,
     Fut: Future<Output = Result<T, Error>>,
 {
+    let answers = asked(global, access, node, name, ask, |_, _| ()).await?;
+    for (node, error) in &answers.failures {
+        note(format_args!("{node}: {error}"));
+    }
+    Ok(answers)
+}
+
+/// Reads as [`ask`] does what does not end by itself; `failed` is told at once of a node that fails, and nobody else is.
+pub async fn follow<T, F, Fut>(
+    global: &Global,
+    node: Option<&str>,
+    name: Option<&str>,
+    ask: F,
+    failed: impl Fn(&str, &Error),
+) -> Result<Answers<T>, Error>
+where
+    F: Fn(Agent, String) -> Fut,
+    Fut: Future<Output = Result<T, Error>>,
+{
+    asked(global, Access::Follow, node, name, ask, failed).await
+}
+
+async fn asked<T, F, Fut>(
+    global: &Global,
+    access: Access,
+    node: Option<&str>,
+    name: Option<&str>,
+    ask: F,
+    failed: impl Fn(&str, &Error),
+) -> Result<Answers<T>, Error>
+where
+    F: Fn(Agent, String) -> Fut,
+    Fut: Future<Output = Result<T, Error>>,
+{
     if let Some(path) = &global.socket {
         let agent = socket::connect(path, global.request_timeout).await?;
         let answer = ask(agent, global.namespace.clone().unwrap_or_default()).await?;
-        return Ok(Answers { answers: vec![answer], failed: 0, several: false });
+        return Ok(Answers { answers: vec![answer], failures: Vec::new(), several: false });
     }
     let cluster = Cluster::connect(global).await?;
     let nodes = match (node, name) {
@@ -95,16 +129,19 @@ where
         (None, None) => running(&nodes(&cluster).await?, &cluster.namespace, None),
     };
     if nodes.is_empty() {
-        return Ok(Answers { answers: Vec::new(), failed: 0, several: true });
+        return Ok(Answers { answers: Vec::new(), failures: Vec::new(), several: true });
     }
     let gate = Gate::open(&cluster, global, access).await?;
     let at_once = if access == Access::Follow { usize::MAX } else { AT_ONCE };
-    let (gate, ask, namespace, nodes_asked) = (&gate, &ask, &cluster.namespace, nodes.len());
+    let (gate, ask, failed, namespace, nodes_asked) = (&gate, &ask, &failed, &cluster.namespace, nodes.len());
     let asked = stream::iter(nodes).map(|node| async move {
         let answer = match gate.agent(&node).await {
             Ok(agent) => ask(agent, namespace.clone()).await,
             Err(e) => Err(e),
         };
+        if let Err(error) = &answer {
+            failed(&node, error);
+        }
         (node, answer)
     });
     sorted(asked.buffered(at_once.min(nodes_asked)).collect().await, node.is_none())
@@ -145,10 +182,7 @@ fn sorted<T>(all: Vec<(String, Result<T, Error>)>, several: bool) -> Result<Answ
     if answers.is_empty() && !failures.is_empty() {
         return Err(failures.remove(0).1);
     }
-    for (node, error) in &failures {
-        note(format_args!("{node}: {error}"));
-    }
-    Ok(Answers { answers, failed: failures.len(), several })
+    Ok(Answers { answers, failures, several })
 }
 
 #[cfg(test)]

@@ -6,28 +6,17 @@ use serde::Serialize;
 use serde_json::Value;
 use skep_object::btf::filter::Member;
 use skep_object::btf::rate::rates;
-use skep_proto::v1::map_frame::Frame;
-use skep_proto::v1::{Changes, RawEntries, WatchMapRequest};
+use skep_proto::v1::{Changes, WatchMapRequest};
 
-use crate::agent::Agent;
 use crate::args::{Global, MapsTop, MapsWatch, TopFormat, WatchFormat};
 use crate::columns::{Side, columns};
-use crate::entries::{Entry, unpack};
 use crate::error::Error;
+use crate::follow::{Change, follow, millis, seconds, unpacked};
 use crate::live::{self, Live};
 use crate::output::{self, note};
 use crate::schema::Schema;
 use crate::source::{self, Access};
 use crate::table::Table;
-
-/// One entry of a look.
-#[derive(Debug, PartialEq)]
-struct Change {
-    entry: Entry,
-    /// What it was; zeroes for a new one.
-    before: Entry,
-    added: bool,
-}
 
 /// A change; the shape of `-o json`.
 #[derive(Debug, Serialize)]
@@ -100,55 +89,6 @@ pub async fn top(global: &Global, top: &MapsTop) -> Result<(), Error> {
         }
     });
     live.run(top.interval, asked).await
-}
-
-/// For a request.
-pub fn millis(interval: std::time::Duration) -> u32 {
-    u32::try_from(interval.as_millis()).unwrap_or(u32::MAX)
-}
-
-/// Hands on what comes, until it ends as it should.
-async fn follow(
-    agent: &Agent,
-    request: WatchMapRequest,
-    mut on: impl FnMut(&Schema, &Changes) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let mut stream = agent.watch(request).await?;
-    let mut schema = None;
-    // Nothing may change for a year.
-    while let Some(message) = stream.message().await? {
-        match message.frame {
-            Some(Frame::Schema(message)) => {
-                if schema.is_some() {
-                    note(format_args!("{}: another map took its place; what follows is of that one", agent.node));
-                }
-                schema = Some(Schema::new(message)?);
-            }
-            Some(Frame::Changes(changes)) => {
-                on(schema.as_ref().ok_or(Error::Schema("changes came before the description"))?, &changes)?;
-            }
-            Some(Frame::End(end)) if end.reason == "looks" => return Ok(()),
-            Some(Frame::End(end)) => return Err(Error::Agent(format!("{}: {}", agent.node, end.reason))),
-            Some(Frame::Raw(_) | Frame::Decoded(_) | Frame::Inner(_)) => {
-                return Err(Error::Schema("entries, which nobody asked for"));
-            }
-            Some(Frame::Queued(_)) | None => {}
-        }
-    }
-    Err(Error::Agent(format!("{}: the stream ended too early", agent.node)))
-}
-
-/// The changed entries of a frame.
-fn unpacked(schema: &Schema, frame: &Changes) -> Result<Vec<Change>, Error> {
-    let Some(entries) = &frame.entries else { return Ok(Vec::new()) };
-    let before = RawEntries { values: frame.before.clone(), ..entries.clone() };
-    let pairs = unpack(schema, entries)?.into_iter().zip(unpack(schema, &before)?);
-    let added = |index: usize| frame.added.iter().any(|at| *at as usize == index);
-    Ok(pairs.enumerate().map(|(index, (entry, before))| Change { entry, before, added: added(index) }).collect())
-}
-
-fn seconds(frame: &Changes) -> f64 {
-    (frame.elapsed_us as f64 / 1e6).max(1e-6)
 }
 
 fn lines(node: &str, schema: &Schema, frame: &Changes, format: WatchFormat, several: bool) -> Result<String, Error> {
@@ -285,7 +225,7 @@ mod tests {
     use super::*;
     use serde_json::json;
     use skep_object::btf::desc::{TypeDesc, TypeKind};
-    use skep_proto::v1::MapInfo;
+    use skep_proto::v1::{MapInfo, RawEntries};
 
     fn schema() -> Schema {
         let uint = |size| TypeDesc { kind: TypeKind::Uint, name: "".into(), size };

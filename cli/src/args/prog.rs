@@ -1,12 +1,11 @@
 //! `prog` and what is below it.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::maps::{Hex, hex, interval};
-use super::{MapsFormat, PageFormat, PushFormat, TopFormat, program};
+use super::maps::{Hex, hex};
+use super::{MapsFormat, PageFormat, PushFormat, Top, TopFormat, program};
 
 #[derive(Debug, Args)]
 pub struct Prog {
@@ -26,8 +25,8 @@ pub enum ProgCommand {
     Log(ProgLog),
     /// Run a function on packets or contexts, and see what it makes of them.
     Test(ProgTest),
-    /// Show how often functions run, and how much of a CPU they take.
-    Top(ProgTop),
+    /// The same as `kubectl skep top`.
+    Top(Top),
 }
 
 #[derive(Debug, Args)]
@@ -156,29 +155,4 @@ pub struct ProgTest {
 
 fn packet(text: &str) -> Result<Hex, String> {
     hex(text).ok_or_else(|| "not hexadecimal: write two digits for each byte".to_owned())
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  kubectl skep prog top
-  kubectl skep prog top flows --interval 5s --looks 3 -o json
-
-As long as it runs, the kernels of those nodes count the runs of all of their programs, which costs each run some
-nanoseconds. CPU is the share of one CPU. On a terminal the table is drawn anew after every look.")]
-pub struct ProgTop {
-    /// One program.
-    #[arg(value_parser = program)]
-    pub name: Option<String>,
-    /// Only on this node; default: every node that runs the program.
-    #[arg(long, conflicts_with = "socket")]
-    pub node: Option<String>,
-    /// How to print it.
-    #[arg(short, long, value_enum, default_value_t = TopFormat::Table)]
-    pub output: TopFormat,
-    /// Between two looks, at least 100ms.
-    #[arg(long, value_name = "DURATION", value_parser = interval, default_value = "1s")]
-    pub interval: Duration,
-    /// End after this many tables.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub looks: Option<u64>,
 }

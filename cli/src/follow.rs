@@ -1,0 +1,69 @@
+//! The looks of a `WatchMap`, one after the other: what `maps watch`, `maps top` and `graph` are made of.
+
+use skep_proto::v1::map_frame::Frame;
+use skep_proto::v1::{Changes, RawEntries, WatchMapRequest};
+
+use crate::agent::Agent;
+use crate::entries::{Entry, unpack};
+use crate::error::Error;
+use crate::output::note;
+use crate::schema::Schema;
+
+/// One entry of a look.
+#[derive(Debug, PartialEq)]
+pub struct Change {
+    pub entry: Entry,
+    /// What it was; zeroes for a new one.
+    pub before: Entry,
+    pub added: bool,
+}
+
+/// For a request.
+pub fn millis(interval: std::time::Duration) -> u32 {
+    u32::try_from(interval.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// Hands on what comes, until it ends as it should.
+pub async fn follow(
+    agent: &Agent,
+    request: WatchMapRequest,
+    mut on: impl FnMut(&Schema, &Changes) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut stream = agent.watch(request).await?;
+    let mut schema = None;
+    // Nothing may change for a year.
+    while let Some(message) = stream.message().await? {
+        match message.frame {
+            Some(Frame::Schema(message)) => {
+                if schema.is_some() {
+                    note(format_args!("{}: another map took its place; what follows is of that one", agent.node));
+                }
+                schema = Some(Schema::new(message)?);
+            }
+            Some(Frame::Changes(changes)) => {
+                on(schema.as_ref().ok_or(Error::Schema("changes came before the description"))?, &changes)?;
+            }
+            Some(Frame::End(end)) if end.reason == "looks" => return Ok(()),
+            Some(Frame::End(end)) => return Err(Error::Agent(format!("{}: {}", agent.node, end.reason))),
+            Some(Frame::Raw(_) | Frame::Decoded(_) | Frame::Inner(_)) => {
+                return Err(Error::Schema("entries, which nobody asked for"));
+            }
+            Some(Frame::Queued(_)) | None => {}
+        }
+    }
+    Err(Error::Agent(format!("{}: the stream ended too early", agent.node)))
+}
+
+/// The changed entries of a frame.
+pub fn unpacked(schema: &Schema, frame: &Changes) -> Result<Vec<Change>, Error> {
+    let Some(entries) = &frame.entries else { return Ok(Vec::new()) };
+    let before = RawEntries { values: frame.before.clone(), ..entries.clone() };
+    let pairs = unpack(schema, entries)?.into_iter().zip(unpack(schema, &before)?);
+    let added = |index: usize| frame.added.iter().any(|at| *at as usize == index);
+    Ok(pairs.enumerate().map(|(index, (entry, before))| Change { entry, before, added: added(index) }).collect())
+}
+
+/// Since the look before; never 0, which nothing can be divided by.
+pub fn seconds(frame: &Changes) -> f64 {
+    (frame.elapsed_us as f64 / 1e6).max(1e-6)
+}
