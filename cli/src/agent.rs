@@ -7,9 +7,9 @@ use skep_proto::v1::inspector_client::InspectorClient;
 use skep_proto::v1::{
     DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DrainMapRequest,
     DumpInstructionsRequest, DumpMapRequest, EventFrame, FunctionFacts, FunctionVerdict, Instructions, ListMapsRequest,
-    ListProgramsRequest, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, OutputFrame, ProgramRef,
-    ProgramReport, StatsFrame, TailEventsRequest, TailOutputRequest, TestProgramRequest, TestRun, UpdateMapRequest,
-    VerifyProgramRequest, WatchMapRequest, WatchStatsRequest, WriteRecordsRequest,
+    ListProgramsRequest, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, NameIdsRequest, NameIdsResponse,
+    OutputFrame, ProgramRef, ProgramReport, StatsFrame, TailEventsRequest, TailOutputRequest, TestProgramRequest,
+    TestRun, UpdateMapRequest, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest, WriteRecordsRequest,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -161,6 +161,13 @@ impl Agent {
         let mut client = self.inspector.clone();
         let asked = async { Ok(client.delete_map_entries(request).await?.into_inner()) };
         within(self.timeout, "deleting the entries", asked).await
+    }
+
+    /// What the node calls numbers.
+    pub async fn names(&self, request: NameIdsRequest) -> Result<NameIdsResponse, Error> {
+        let mut client = self.inspector.clone();
+        let asked = async { Ok(client.name_ids(request).await?.into_inner()) };
+        within(self.timeout, "asking for names", asked).await
     }
 
     /// Takes a map's entries out.

@@ -4,6 +4,8 @@ use serde_json::Value;
 use skep_object::btf::decode::hex;
 use skep_object::btf::desc::{FieldDesc, TypeDesc, TypeKind};
 
+use crate::names::Kind;
+
 /// Whether a column is of the key or of the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -70,6 +72,16 @@ impl Column {
     /// The cell of a decoded key or value.
     pub fn cell(&self, whole: &Value) -> String {
         text(&self.desc, self.of(whole))
+    }
+
+    /// Whether its numbers may be of something of the node's.
+    pub fn is_id(&self) -> bool {
+        Kind::of(self.desc.name.format).is_some()
+    }
+
+    /// The number of something of the node's, if the column has such.
+    pub fn id(&self, whole: &Value) -> Option<(Kind, u64)> {
+        Some((Kind::of(self.desc.name.format)?, self.of(whole).as_u64()?))
     }
 
     /// Nothing can be said of it.

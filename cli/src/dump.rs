@@ -17,6 +17,7 @@ use crate::columns::{Column, Side, columns};
 use crate::deadline::within;
 use crate::entries::{Entry, unpack};
 use crate::error::Error;
+use crate::names::{self, Names};
 use crate::order::compare;
 use crate::output::{self, note};
 use crate::schema::Schema;
@@ -33,6 +34,8 @@ pub struct Contents {
     pub inner: BTreeMap<Vec<u8>, Inner>,
     /// How the values of all CPUs are shown, if it was said.
     pub per_cpu: Option<PerCpu>,
+    /// What the node calls numbers in them.
+    pub names: Names,
 }
 
 /// What is in an inner map.
@@ -108,7 +111,11 @@ pub async fn contents(
     dump: &MapsDump,
     progress: &ProgressBar,
 ) -> Result<Contents, Error> {
-    read(agent, namespace, dump, progress, |_, entries| Ok(Some(entries))).await
+    let mut contents = read(agent, namespace, dump, progress, |_, entries| Ok(Some(entries))).await?;
+    if dump.output == DumpFormat::Table {
+        contents.names = names::ask(agent, &contents.ids()).await;
+    }
+    Ok(contents)
 }
 
 /// Hands on entries as they come; returns those that were not taken.
@@ -205,7 +212,22 @@ impl Inner {
 
 impl Contents {
     pub fn new(node: String, schema: Schema, entries: Vec<Entry>, per_cpu: Option<PerCpu>) -> Self {
-        Contents { node, schema, entries, inner: BTreeMap::new(), per_cpu }
+        Contents { node, schema, entries, inner: BTreeMap::new(), per_cpu, names: Names::default() }
+    }
+
+    /// Numbers that the node may have names for.
+    pub fn ids(&self) -> names::Ids {
+        let inner = self.inner.values().flat_map(Inner::each);
+        let all = self.entries.iter().map(|entry| (&self.schema, entry)).chain(inner);
+        all.flat_map(|(schema, entry)| {
+            let all = columns(&schema.key, &schema.value);
+            let numbers = all.iter().filter(|column| column.is_id()).filter_map(|column| match column.side {
+                Side::Key => column.id(&entry.key(schema)),
+                Side::Value => column.id(&entry.one(schema)),
+            });
+            numbers.collect::<Vec<_>>()
+        })
+        .collect()
     }
 
     /// By key: a hash has no order of its own, and the same map should look the same twice.
@@ -367,11 +389,10 @@ fn cells<'a>(alike: &'a [&'a Contents], nodes: bool) -> impl Iterator<Item = Vec
     let entries = alike.iter().flat_map(|contents| contents.entries.iter().map(move |entry| (*contents, entry)));
     entries.flat_map(move |(contents, entry)| {
         let lead = nodes.then(|| contents.node.clone());
-        let own: Vec<String> = lead.into_iter().chain(row(&contents.schema, entry, contents.per_cpu)).collect();
+        let own: Vec<String> = lead.into_iter().chain(row(&contents.schema, entry, contents)).collect();
         let inner = contents.inner.get(&entry.key).into_iter().flat_map(Inner::each);
-        let mut rows: Vec<Vec<String>> = inner
-            .map(|(schema, entry)| own.iter().cloned().chain(row(schema, entry, contents.per_cpu)).collect())
-            .collect();
+        let mut rows: Vec<Vec<String>> =
+            inner.map(|(schema, entry)| own.iter().cloned().chain(row(schema, entry, contents)).collect()).collect();
         if rows.is_empty() {
             rows.push(own);
         }
@@ -383,8 +404,8 @@ fn cells<'a>(alike: &'a [&'a Contents], nodes: bool) -> impl Iterator<Item = Vec
 const DIFFERS: &str = "(differs)";
 
 /// The cells of an entry; of a per-CPU one the sums, if nothing else was said.
-fn row(schema: &Schema, entry: &Entry, per_cpu: Option<PerCpu>) -> Vec<String> {
-    let how = per_cpu.map_or(Some(Reduce::Sum), PerCpu::reduce);
+fn row(schema: &Schema, entry: &Entry, of: &Contents) -> Vec<String> {
+    let how = of.per_cpu.map_or(Some(Reduce::Sum), PerCpu::reduce);
     let (key, per_cpu) = (entry.key(schema), schema.is_per_cpu());
     let one = match how {
         Some(how) if per_cpu => percpu::reduce(&schema.value, how, entry.each(schema)),
@@ -392,11 +413,15 @@ fn row(schema: &Schema, entry: &Entry, per_cpu: Option<PerCpu>) -> Vec<String> {
         None => Value::Null,
     };
     let values = if how.is_none() { entry.values(schema) } else { Vec::new() };
+    let named = |c: &Column, whole: &Value| match c.id(whole) {
+        Some((kind, id)) => of.names.beside(kind, id, c.cell(whole)),
+        None => c.cell(whole),
+    };
     let cell = |c: &Column| match (c.side, how) {
-        (Side::Key, _) => c.cell(&key),
+        (Side::Key, _) => named(c, &key),
         (Side::Value, None) => values.iter().map(|value| c.cell(value)).collect::<Vec<_>>().join(" "),
         (Side::Value, Some(_)) if per_cpu && c.is_null(&one) => DIFFERS.to_owned(),
-        (Side::Value, Some(_)) => c.cell(&one),
+        (Side::Value, Some(_)) => named(c, &one),
     };
     columns(&schema.key, &schema.value).iter().map(cell).collect()
 }

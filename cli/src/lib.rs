@@ -29,6 +29,7 @@ pub mod hist;
 pub mod insns;
 pub mod live;
 pub mod maps;
+pub mod names;
 pub mod order;
 pub mod output;
 pub mod page;

@@ -98,6 +98,9 @@ fn format(message: r#type::Format) -> Format {
         r#type::Format::Mac => Format::Mac,
         r#type::Format::TimeNs => Format::TimeNs,
         r#type::Format::DurationNs => Format::DurationNs,
+        r#type::Format::Interface => Format::Interface,
+        r#type::Format::Task => Format::Task,
+        r#type::Format::Cgroup => Format::Cgroup,
     }
 }
 
@@ -148,6 +151,9 @@ mod tests {
             shown(TypeDesc::bytes(6), Format::Mac),
             shown(desc(TypeKind::Uint, "__u64", 8), Format::TimeNs),
             shown(desc(TypeKind::Int, "__s64", 8), Format::DurationNs),
+            shown(desc(TypeKind::Uint, "__u32", 4), Format::Interface),
+            shown(desc(TypeKind::Uint, "__u32", 4), Format::Task),
+            shown(desc(TypeKind::Uint, "__u64", 8), Format::Cgroup),
             TypeDesc::bytes(0),
             TypeDesc::bytes(77),
         ];

@@ -1,6 +1,6 @@
 //! `top`: how often functions run, and how much of a CPU they take, on all nodes.
 //!
-//! On a terminal a screen ([`board`], drawn by [`draw`]), elsewhere tables or JSON, one after the other.
+//! On a terminal a screen (`board`, drawn by `draw`), elsewhere tables or JSON, one after the other.
 
 pub mod board;
 mod draw;

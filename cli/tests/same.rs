@@ -365,6 +365,9 @@ fn every_type_and_every_shape_is_what_bpftool_shows() {
     println!("{} types, {shapes} shapes beside the variables of .data: {entries:?}; {:?}", kinds.len(), same.used);
     assert!(shapes >= 30 && kinds.len() >= 17);
     nested(&host, &mut same, &all);
+    // Interfaces have names beside their numbers.
+    let table = host.out(&["maps", "dump", "same", "a_devmap"]);
+    assert!(table.contains("1 (lo)"), "{table}");
     padding_stays_unseen(&host, &all);
     let needed = [
         "__int128",

@@ -330,6 +330,9 @@ fn storages_are_read_by_their_owners() {
     assert_eq!(dump("of_tasks"), json!([{"node": dump("of_tasks")[0]["node"], "key": me, "value": shown(3)}]));
     let one = json_of(&host, &["maps", "get", "storage", "of_tasks", &me.to_string()]);
     assert_eq!(one[0]["value"], shown(3));
+    let command = std::fs::read_to_string("/proc/self/comm").unwrap();
+    let table = host.out(&["maps", "dump", "storage", "of_tasks"]);
+    assert!(table.contains(&format!("{me} ({})", command.trim_end())), "{table}");
     assert!(refused(&host, &["maps", "get", "storage", "of_tasks", "1"]).contains("no entry with the key 1"));
 
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -351,6 +354,9 @@ fn storages_are_read_by_their_owners() {
     let cgroups = dump("of_cgroups");
     let id = std::os::unix::fs::MetadataExt::ino(&dir.metadata().unwrap());
     assert_eq!((&cgroups[0]["key"], &cgroups[0]["value"]), (&json!(id), &shown(8)));
+
+    let table = host.out(&["maps", "dump", "storage", "of_cgroups"]);
+    assert!(table.contains(&format!("{id} (/)")), "the hierarchy's root: {table}");
 
     let inodes = refused(&host, &["maps", "dump", "storage", "of_inodes"]);
     assert!(inodes.contains("of which the kernel has no list"), "{inodes}");

@@ -3,13 +3,16 @@
 pub mod drain;
 mod owners;
 
+pub use self::owners::cgroup_paths;
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
-use skep_object::btf::desc::{FieldDesc, TypeDesc, TypeKind};
+use skep_object::btf::desc::{FieldDesc, TypeDesc, TypeKind, TypeName};
+use skep_object::btf::format::Format;
 
 use crate::observe::btf_of;
 use crate::sys;
@@ -114,6 +117,10 @@ fn uint(name: &str, size: u32) -> TypeDesc {
     TypeDesc { kind: TypeKind::Uint, name: name.into(), size }
 }
 
+fn shown(name: &str, size: u32, format: Format) -> TypeDesc {
+    TypeDesc { name: TypeName::from(name).shown_as(format), ..uint(name, size) }
+}
+
 /// Its keys are places, although nothing says so: data sections have no key type, and of these types the kernel takes none.
 fn is_indexed(info: &MapInfo) -> bool {
     use types::*;
@@ -124,19 +131,19 @@ fn is_indexed(info: &MapInfo) -> bool {
 /// What the kernel shows as a value of a type whose values are its own.
 fn kernels_own(info: &MapInfo) -> Option<TypeDesc> {
     use types::*;
-    let pair = |first: &str| {
-        let field = |name: &str, at| FieldDesc { name: name.into(), desc: uint("u32", 4), bit_offset: at, bit_size: 0 };
+    let pair = |first: &str, format| {
+        let field = |name: &str, desc, at| FieldDesc { name: name.into(), desc, bit_offset: at, bit_size: 0 };
         // The program is shown by its id: struct bpf_devmap_val and struct bpf_cpumap_val.
-        let fields = vec![field(first, 0), field("bpf_prog", 32)];
+        let fields = vec![field(first, shown("u32", 4, format), 0), field("bpf_prog", uint("u32", 4), 32)];
         TypeDesc { kind: TypeKind::Struct(fields), name: "".into(), size: 8 }
     };
     match (info.map_type, info.value_size) {
         (PROG_ARRAY, 4) => Some(uint("program id", 4)),
         (ARRAY_OF_MAPS | HASH_OF_MAPS, 4) => Some(uint("map id", 4)),
-        (DEVMAP | DEVMAP_HASH, 4) => Some(uint("ifindex", 4)),
-        (DEVMAP | DEVMAP_HASH, 8) => Some(pair("ifindex")),
+        (DEVMAP | DEVMAP_HASH, 4) => Some(shown("ifindex", 4, Format::Interface)),
+        (DEVMAP | DEVMAP_HASH, 8) => Some(pair("ifindex", Format::Interface)),
         (CPUMAP, 4) => Some(uint("qsize", 4)),
-        (CPUMAP, 8) => Some(pair("qsize")),
+        (CPUMAP, 8) => Some(pair("qsize", Format::Plain)),
         (SOCKMAP | SOCKHASH | REUSEPORT_SOCKARRAY, 8) => Some(uint("socket cookie", 8)),
         (STACK_TRACE, size) if size % 8 == 0 => {
             let element = TypeDesc { kind: TypeKind::Pointer, name: "".into(), size: 8 };

@@ -11,10 +11,10 @@ use skep_proto::v1::{
     DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DescribeProgramsResponse,
     DrainMapRequest, DumpInstructionsRequest, DumpMapRequest, End, EventFrame, FunctionVerdict, HookReport,
     Instructions, ListMapsRequest, ListMapsResponse, ListProgramsRequest, ListProgramsResponse, LookupMapRequest,
-    LookupMapResponse, MapFrame, MapInfo, MapSchema, OutputFrame, ProgramRef, ProgramReport, RawEntries, State,
-    StatsFrame, TailEventsRequest, TailOutputRequest, TargetFailure, TestProgramRequest, TestProgramResponse,
-    UpdateMapRequest, UpdateMapResponse, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest, WriteRecordsRequest,
-    WriteRecordsResponse, map_frame::Frame,
+    LookupMapResponse, MapFrame, MapInfo, MapSchema, NameIdsRequest, NameIdsResponse, OutputFrame, ProgramRef,
+    ProgramReport, RawEntries, State, StatsFrame, TailEventsRequest, TailOutputRequest, TargetFailure,
+    TestProgramRequest, TestProgramResponse, UpdateMapRequest, UpdateMapResponse, VerifyProgramRequest,
+    WatchMapRequest, WatchStatsRequest, WriteRecordsRequest, WriteRecordsResponse, map_frame::Frame,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -233,6 +233,10 @@ impl Inspector for Service {
     type TailOutputStream = ReceiverStream<Result<OutputFrame, Status>>;
 
     async fn tail_output(&self, _: Request<TailOutputRequest>) -> Result<Response<Self::TailOutputStream>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    async fn name_ids(&self, _: Request<NameIdsRequest>) -> Result<Response<NameIdsResponse>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 }

@@ -5,13 +5,15 @@
 //! Threads other than the first of their process are found since Linux 6.9, which opens descriptors for them. Sockets are
 //! found by the kernel's own iterator (5.12), in all network namespaces.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use skep_object::btf::desc::{TypeDesc, TypeKind};
+use skep_object::btf::desc::{TypeDesc, TypeKind, TypeName};
+use skep_object::btf::format::Format;
 use skep_object::btf::{Btf, Kind};
 use skep_object::insn::Insn;
 
@@ -43,12 +45,12 @@ impl Owners {
 
     /// What a key is.
     pub(super) fn key(self) -> TypeDesc {
-        let (name, size) = match self {
-            Owners::Tasks => ("tid", 4),
-            Owners::Cgroups => ("cgroup id", 8),
-            Owners::Sockets => ("socket cookie", 8),
+        let (name, size, format) = match self {
+            Owners::Tasks => ("tid", 4, Format::Task),
+            Owners::Cgroups => ("cgroup id", 8, Format::Cgroup),
+            Owners::Sockets => ("socket cookie", 8, Format::Plain),
         };
-        TypeDesc { kind: TypeKind::Uint, name: name.into(), size }
+        TypeDesc { kind: TypeKind::Uint, name: TypeName::from(name).shown_as(format), size }
     }
 
     /// The entry of one owner.
@@ -176,8 +178,18 @@ fn pidfd(tid: u32) -> io::Result<Option<OwnedFd>> {
     }
 }
 
+/// Where cgroups of these ids are, below the root of the hierarchy.
+pub fn cgroup_paths(ids: &BTreeSet<u64>) -> BTreeMap<u64, PathBuf> {
+    let Some(root) = probe::cgroup2_mount().filter(|_| !ids.is_empty()) else { return BTreeMap::new() };
+    let mut all = Vec::new();
+    cgroups(&root, &mut all);
+    all.retain(|(id, _)| ids.contains(id));
+    let below = |path: PathBuf| Path::new("/").join(path.strip_prefix(&root).unwrap_or(&path));
+    all.into_iter().map(|(id, path)| (id, below(path))).collect()
+}
+
 /// A cgroup's id is the inode of its directory.
-fn cgroups(dir: &Path, found: &mut Vec<(u64, std::path::PathBuf)>) {
+fn cgroups(dir: &Path, found: &mut Vec<(u64, PathBuf)>) {
     // One that went meanwhile has nothing below it.
     let Ok(metadata) = std::fs::metadata(dir) else { return };
     found.push((metadata.ino(), dir.to_owned()));

@@ -50,6 +50,9 @@ fn format_message(format: Format) -> r#type::Format {
         Format::Mac => r#type::Format::Mac,
         Format::TimeNs => r#type::Format::TimeNs,
         Format::DurationNs => r#type::Format::DurationNs,
+        Format::Interface => r#type::Format::Interface,
+        Format::Task => r#type::Format::Task,
+        Format::Cgroup => r#type::Format::Cgroup,
     }
 }
 

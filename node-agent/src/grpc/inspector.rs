@@ -7,6 +7,7 @@ mod dump;
 mod events;
 mod insns;
 mod line;
+mod names;
 mod output;
 mod programs;
 mod records;
@@ -25,10 +26,10 @@ use skep_proto::v1::inspector_server::Inspector;
 use skep_proto::v1::{
     DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DescribeProgramsResponse,
     DrainMapRequest, DumpInstructionsRequest, DumpMapRequest, ListMapsRequest, ListMapsResponse, ListProgramsRequest,
-    ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, ProgramRef, ProgramReport,
-    TailEventsRequest, TailOutputRequest, TestProgramRequest, TestProgramResponse, UpdateMapRequest, UpdateMapResponse,
-    VerifyProgramRequest, WatchMapRequest, WatchStatsRequest, WriteRecordsRequest, WriteRecordsResponse, datum::Datum,
-    lookup_map_request::Key,
+    ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, NameIdsRequest, NameIdsResponse,
+    ProgramRef, ProgramReport, TailEventsRequest, TailOutputRequest, TestProgramRequest, TestProgramResponse,
+    UpdateMapRequest, UpdateMapResponse, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest, WriteRecordsRequest,
+    WriteRecordsResponse, datum::Datum, lookup_map_request::Key,
 };
 use skep_proto::value::from_json;
 use tokio::sync::{Mutex, Semaphore, mpsc};
@@ -330,5 +331,10 @@ impl Inspector for InspectorService {
 
     async fn tail_output(&self, request: Request<TailOutputRequest>) -> Result<Response<output::Output>, Status> {
         self.output(request).await
+    }
+
+    async fn name_ids(&self, request: Request<NameIdsRequest>) -> Result<Response<NameIdsResponse>, Status> {
+        self.authorizer.check(&request, "", GET_MAPS).await?;
+        self.names(request.into_inner()).await.map(Response::new)
     }
 }

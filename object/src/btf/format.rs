@@ -31,6 +31,12 @@ pub enum Format {
     TimeNs,
     /// Nanoseconds, as Go and Kubernetes write durations: `1.5ms`.
     DurationNs,
+    /// The index of an interface of the node: a number, and a name for people.
+    Interface,
+    /// A process or a thread of the node, by its number there.
+    Task,
+    /// A cgroup, by its id.
+    Cgroup,
 }
 
 impl Format {
@@ -43,6 +49,9 @@ impl Format {
             "mac" => Format::Mac,
             "time_ns" => Format::TimeNs,
             "duration_ns" => Format::DurationNs,
+            "ifindex" => Format::Interface,
+            "pid" => Format::Task,
+            "cgroup" => Format::Cgroup,
             _ => return None,
         })
     }
@@ -72,7 +81,8 @@ impl Format {
             Format::Ipv4 => octets && desc.size == 4,
             Format::Ipv6 => octets && desc.size == 16,
             Format::Mac => octets && desc.size == 6,
-            Format::TimeNs | Format::DurationNs => integer && desc.size == 8,
+            Format::TimeNs | Format::DurationNs | Format::Cgroup => integer && desc.size == 8,
+            Format::Interface | Format::Task => integer && matches!(desc.size, 4 | 8),
         }
     }
 
@@ -83,7 +93,7 @@ impl Format {
             _ => i128::from(le_u64(bytes)),
         };
         Some(match self {
-            Format::Plain => return None,
+            Format::Plain | Format::Interface | Format::Task | Format::Cgroup => return None,
             Format::NetworkOrder => {
                 let mut host = [0; 8];
                 let host = host.get_mut(..bytes.len())?;

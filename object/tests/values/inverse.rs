@@ -47,7 +47,7 @@ fn scalar(rng: &mut Rng) -> TypeDesc {
 fn formatted(rng: &mut Rng) -> TypeDesc {
     let integer = if rng.bool() { TypeKind::Uint } else { TypeKind::Int };
     let bytes = |count| list(desc(TypeKind::Uint, 1), count).kind;
-    let (format, kind, size) = match rng.u32(0..8) {
+    let (format, kind, size) = match rng.u32(0..11) {
         0 => (Format::NetworkOrder, integer, 1 << rng.u32(1..4)),
         1 => (Format::Ipv4, integer, 4),
         2 => (Format::Ipv4, bytes(4), 4),
@@ -55,6 +55,9 @@ fn formatted(rng: &mut Rng) -> TypeDesc {
         4 => (Format::Ipv6, list(desc(TypeKind::Uint, 4), 4).kind, 16),
         5 => (Format::Mac, bytes(6), 6),
         6 => (Format::TimeNs, integer, 8),
+        7 => (Format::Interface, integer, 4),
+        8 => (Format::Task, integer, 4),
+        9 => (Format::Cgroup, integer, 8),
         _ => (Format::DurationNs, integer, 8),
     };
     TypeDesc { kind, name: TypeName::from("f").shown_as(format), size }

@@ -1378,6 +1378,10 @@ pub mod r#type {
         TimeNs = 5,
         /// Nanoseconds.
         DurationNs = 6,
+        /// Numbers that the node has names for: NameIds.
+        Interface = 7,
+        Task = 8,
+        Cgroup = 9,
     }
     impl Format {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -1393,6 +1397,9 @@ pub mod r#type {
                 Self::Mac => "FORMAT_MAC",
                 Self::TimeNs => "FORMAT_TIME_NS",
                 Self::DurationNs => "FORMAT_DURATION_NS",
+                Self::Interface => "FORMAT_INTERFACE",
+                Self::Task => "FORMAT_TASK",
+                Self::Cgroup => "FORMAT_CGROUP",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1405,6 +1412,9 @@ pub mod r#type {
                 "FORMAT_MAC" => Some(Self::Mac),
                 "FORMAT_TIME_NS" => Some(Self::TimeNs),
                 "FORMAT_DURATION_NS" => Some(Self::DurationNs),
+                "FORMAT_INTERFACE" => Some(Self::Interface),
+                "FORMAT_TASK" => Some(Self::Task),
+                "FORMAT_CGROUP" => Some(Self::Cgroup),
                 _ => None,
             }
         }
@@ -1948,6 +1958,29 @@ pub struct OutputFrame {
     #[prost(uint64, tag = "3")]
     pub lost: u64,
 }
+/// At most 10,000 in all.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct NameIdsRequest {
+    /// Indexes in the node's own network namespace.
+    #[prost(uint32, repeated, tag = "1")]
+    pub interfaces: ::prost::alloc::vec::Vec<u32>,
+    /// Processes and threads.
+    #[prost(uint32, repeated, tag = "2")]
+    pub tasks: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint64, repeated, tag = "3")]
+    pub cgroups: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct NameIdsResponse {
+    #[prost(map = "uint32, string", tag = "1")]
+    pub interfaces: ::std::collections::HashMap<u32, ::prost::alloc::string::String>,
+    /// The command, and of containers the pod: "nginx in default/web-0/server".
+    #[prost(map = "uint32, string", tag = "2")]
+    pub tasks: ::std::collections::HashMap<u32, ::prost::alloc::string::String>,
+    /// "default/web-0/server" of a container, "default/web-0" of a pod, else the path below the hierarchy's root.
+    #[prost(map = "uint64, string", tag = "3")]
+    pub cgroups: ::std::collections::HashMap<u64, ::prost::alloc::string::String>,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Reduce {
@@ -2312,6 +2345,22 @@ pub mod inspector_client {
             req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "TailOutput"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// What the node calls interfaces, tasks and cgroups, now; one that is not there is left out. Needs `get` on
+        /// `ebpfprograms/maps` in all namespaces: they may be anybody's.
+        pub async fn name_ids(
+            &mut self,
+            request: impl tonic::IntoRequest<super::NameIdsRequest>,
+        ) -> std::result::Result<tonic::Response<super::NameIdsResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/skep.agent.v1.Inspector/NameIds");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "NameIds"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2443,6 +2492,12 @@ pub mod inspector_server {
             &self,
             request: tonic::Request<super::TailOutputRequest>,
         ) -> std::result::Result<tonic::Response<Self::TailOutputStream>, tonic::Status>;
+        /// What the node calls interfaces, tasks and cgroups, now; one that is not there is left out. Needs `get` on
+        /// `ebpfprograms/maps` in all namespaces: they may be anybody's.
+        async fn name_ids(
+            &self,
+            request: tonic::Request<super::NameIdsRequest>,
+        ) -> std::result::Result<tonic::Response<super::NameIdsResponse>, tonic::Status>;
     }
     /// Over TCP every call needs a bearer token of audience `skep-agent` whose owner has a right on a virtual resource in the
     /// namespace asked for: `get` on `ebpfprograms/maps`, unless a call says otherwise. Over the node's unix socket root may call.
@@ -2968,6 +3023,34 @@ pub mod inspector_server {
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)
                             .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.agent.v1.Inspector/NameIds" => {
+                    #[allow(non_camel_case_types)]
+                    struct NameIdsSvc<T: Inspector>(pub Arc<T>);
+                    impl<T: Inspector> tonic::server::UnaryService<super::NameIdsRequest> for NameIdsSvc<T> {
+                        type Response = super::NameIdsResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::NameIdsRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Inspector>::name_ids(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = NameIdsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

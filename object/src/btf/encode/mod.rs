@@ -179,7 +179,7 @@ fn formatted(desc: &TypeDesc, value: &Value, out: &mut Place, at: usize) -> Resu
     let (format, size) = (desc.name.format, desc.size as usize);
     let integer = matches!(desc.kind, TypeKind::Uint | TypeKind::Int);
     let bytes = match (format, value) {
-        (Format::Plain, _) => return Ok(false),
+        (Format::Plain | Format::Interface | Format::Task | Format::Cgroup, _) => return Ok(false),
         (Format::TimeNs | Format::DurationNs, Value::String(text)) => {
             let nanoseconds = Integer::of_text(text).or_else(|| format.nanoseconds(text).map(Integer::from));
             let nanoseconds = nanoseconds.ok_or_else(|| not(value, wanted(format)))?;
@@ -207,7 +207,7 @@ fn formatted(desc: &TypeDesc, value: &Value, out: &mut Place, at: usize) -> Resu
 
 fn wanted(format: Format) -> &'static str {
     match format {
-        Format::Plain | Format::NetworkOrder => "an integer",
+        Format::Plain | Format::NetworkOrder | Format::Interface | Format::Task | Format::Cgroup => "an integer",
         Format::Ipv4 => "an IPv4 address such as 10.0.0.1",
         Format::Ipv6 => "an IPv6 address such as 2001:db8::1",
         Format::Mac => "a MAC address such as 00:11:22:33:44:55",
