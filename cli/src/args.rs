@@ -1,5 +1,6 @@
 //! The command line.
 
+mod graph;
 mod hist;
 mod maps;
 mod prog;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::graph::{Graph, GraphFormat};
 pub use self::hist::{Hist, Scale};
 pub(crate) use self::maps::hex;
 pub use self::maps::{
@@ -79,6 +81,8 @@ pub enum Command {
     Maps(Maps),
     /// Draw a map of counters as histograms.
     Hist(Hist),
+    /// Draw how the numbers of a map change over time.
+    Graph(Graph),
     /// Show how often functions run on all nodes, and how much of a CPU they take.
     Top(Top),
     /// See what the kernel says of the functions that run.

@@ -6,7 +6,6 @@ use skep_proto::v1::{Changes, RawEntries, WatchMapRequest};
 use crate::agent::Agent;
 use crate::entries::{Entry, unpack};
 use crate::error::Error;
-use crate::output::note;
 use crate::schema::Schema;
 
 /// One entry of a look.
@@ -23,10 +22,11 @@ pub fn millis(interval: std::time::Duration) -> u32 {
     u32::try_from(interval.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// Hands on what comes, until it ends as it should.
+/// Hands on what comes, until it ends as it should; `say` is told what there is to be said.
 pub async fn follow(
     agent: &Agent,
     request: WatchMapRequest,
+    say: impl Fn(String),
     mut on: impl FnMut(&Schema, &Changes) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut stream = agent.watch(request).await?;
@@ -36,7 +36,7 @@ pub async fn follow(
         match message.frame {
             Some(Frame::Schema(message)) => {
                 if schema.is_some() {
-                    note(format_args!("{}: another map took its place; what follows is of that one", agent.node));
+                    say(format!("{}: another map took its place; what follows is of that one", agent.node));
                 }
                 schema = Some(Schema::new(message)?);
             }

@@ -24,6 +24,7 @@ pub mod error;
 pub mod events;
 pub mod follow;
 pub mod get;
+pub mod graph;
 pub mod hint;
 pub mod hist;
 pub mod insns;
@@ -70,6 +71,7 @@ pub async fn run(cli: &Cli) -> Result<(), Error> {
             MapsCommand::Watch(watch) => watch::changes(&cli.global, watch).await,
             MapsCommand::Top(top) => watch::top(&cli.global, top).await,
         },
+        Command::Graph(graph) => graph::run(&cli.global, graph).await,
         Command::Hist(hist) => hist::run(&cli.global, hist).await,
         Command::Top(top) => top::run(&cli.global, top).await,
         Command::Prog(prog) => match &prog.command {

@@ -47,7 +47,7 @@ pub async fn changes(global: &Global, watch: &MapsWatch) -> Result<(), Error> {
             looks: watch.looks.unwrap_or(0),
             ..WatchMapRequest::default()
         };
-        follow(&agent, request, |schema, frame| {
+        follow(&agent, request, note, |schema, frame| {
             if frame.look == 0 && !frame.more && !watch.snapshot {
                 note(format_args!("{}: {} entries; changes follow", agent.node, frame.total));
             }
@@ -78,7 +78,7 @@ pub async fn top(global: &Global, top: &MapsTop) -> Result<(), Error> {
                 ..WatchMapRequest::default()
             };
             let mut growing = Vec::new();
-            follow(&agent, request, |schema, frame| {
+            follow(&agent, request, note, |schema, frame| {
                 growing.extend(grown(&agent.node, schema, frame, &top.member)?);
                 if frame.more || frame.look == 0 {
                     return Ok(());

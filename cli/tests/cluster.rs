@@ -70,6 +70,24 @@ async fn programs_and_maps_of_a_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn numbers_become_lines() {
+    let cluster = start().await;
+    let graph = ["graph", "flows", "counts", "--for", "3s"];
+    let json: Value = serde_json::from_str(&cluster.out(&[&graph[..], &["-o", "json"]].concat())).unwrap();
+    let points = json!([[0.0, 0.0], [1.0, 10.0], [2.0, 20.0], [3.0, 30.0]]);
+    assert_eq!(json["series"][0], json!({"key": 1, "growth": 30.0, "points": points}));
+    assert_eq!(json["series"][1]["points"][3], json!([3.0, 5.0]));
+    let rates = cluster.out(&[&graph[..], &["--rate", "--per-node"]].concat());
+    let row = "node-1   1     10        30       ▁▁▁\n";
+    assert!(rates.contains("NODE     KEY   VALUE/S   GROWTH   2 SECONDS\n") && rates.contains(row), "{rates}");
+    let svg = cluster.out(&[&graph[..], &["-o", "svg"]].concat());
+    let document = roxmltree::Document::parse(&svg).unwrap();
+    assert_eq!(document.descendants().filter(|node| node.has_tag_name("polyline")).count(), 2);
+    let (code, text) = cluster.fails(&[&graph[..], &["--field", "value.packets"]].concat());
+    assert_eq!(code, 2, "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_refusal_says_what_to_do() {
     let cluster = start().await;
     let forbidden = |what: &str| refusal(403, "Forbidden", &format!("{what} is forbidden"), what);
@@ -78,7 +96,7 @@ async fn each_refusal_says_what_to_do() {
     let (code, text) = cluster.fails(&["get", "nosuch"]);
     assert_eq!((code, text.contains("EbpfProgram net/nosuch not found")), (3, true), "{text}");
     // The agent here is of before these were there.
-    for newer in [&["maps", "watch", "flows", "counts"][..], &["prog", "log", "flows"], &["prog", "ls"]] {
+    for newer in [&["maps", "get", "flows", "counts", "1"][..], &["prog", "log", "flows"], &["prog", "ls"]] {
         let (code, text) = cluster.fails(newer);
         assert_eq!((code, text.contains("does not know this call yet: upgrade Skep's agents")), (1, true), "{text}");
     }

@@ -1,12 +1,15 @@
 //! The agent: one program on one degraded hook, one map, behind TLS and a token.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::ServerConfig;
 use skep_object::btf::desc::{TypeDesc, TypeKind};
 use skep_proto::v1::inspector_server::{Inspector, InspectorServer};
+<<<<<<< HEAD
 use skep_proto::v1::{
     DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DescribeProgramsResponse,
     DrainMapRequest, DumpInstructionsRequest, DumpMapRequest, End, EventFrame, FunctionVerdict, HookReport,
@@ -16,10 +19,14 @@ use skep_proto::v1::{
     TestProgramRequest, TestProgramResponse, UpdateMapRequest, UpdateMapResponse, VerifyProgramRequest,
     WatchMapRequest, WatchStatsRequest, WriteRecordsRequest, WriteRecordsResponse, map_frame::Frame,
 };
+=======
+use skep_proto::v1::{Changes, DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DescribeProgramsResponse, DrainMapRequest, DumpInstructionsRequest, DumpMapRequest, End, EventFrame, FunctionStats, FunctionVerdict, HookReport, Instructions, ListMapsRequest, ListMapsResponse, ListProgramsRequest, ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, MapSchema, OutputFrame, ProgramRef, ProgramReport, RawEntries, RunStats, State, StatsFrame, TailEventsRequest, TailOutputRequest, TargetFailure, TestProgramRequest, TestProgramResponse, UpdateMapRequest, UpdateMapResponse, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest, WriteRecordsRequest, WriteRecordsResponse, map_frame::Frame};
+>>>>>>> 3d2637f (Draw how the numbers of a map change over time)
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::{IntervalStream, ReceiverStream};
 use tonic::{Request, Response, Status};
 
 pub struct Agent {
@@ -58,7 +65,7 @@ impl Agent {
                 }
             }
         });
-        let service = Service { seen: seen.clone() };
+        let service = Service { seen: seen.clone(), dumps: AtomicU64::new(0) };
         tasks.spawn(async move {
             let server = tonic::transport::Server::builder().add_service(InspectorServer::new(service));
             let _ = server.serve_with_incoming(ReceiverStream::new(receiver)).await;
@@ -69,6 +76,8 @@ impl Agent {
 
 struct Service {
     seen: Arc<Mutex<Vec<String>>>,
+    /// How often the histogram was dumped.
+    dumps: AtomicU64,
 }
 
 impl Service {
@@ -95,6 +104,31 @@ fn map() -> MapInfo {
         memlock: 8192,
         ..MapInfo::default()
     }
+}
+
+fn schema() -> MapSchema {
+    let uint = |size| {
+        let desc = TypeDesc { kind: TypeKind::Uint, name: "".into(), size };
+        Some(skep_node_agent::grpc::frames::type_message(&desc))
+    };
+    MapSchema {
+        map: Some(map()),
+        key: uint(4),
+        value: uint(8),
+        values_per_entry: 1,
+        value_stride: 8,
+        head_only: false,
+    }
+}
+
+/// One after the other, faster than anybody asks for, until the client goes.
+fn looks<T>(mut look: impl FnMut(u64) -> T) -> impl tokio_stream::Stream<Item = Result<T, Status>> {
+    let mut number = 0;
+    let ticks = IntervalStream::new(tokio::time::interval(Duration::from_millis(20)));
+    ticks.map(move |_| {
+        number += 1;
+        Ok(look(number - 1))
+    })
 }
 
 #[tonic::async_trait]
@@ -135,25 +169,16 @@ impl Inspector for Service {
 
     async fn dump_map(&self, request: Request<DumpMapRequest>) -> Result<Response<Self::DumpMapStream>, Status> {
         self.check(&request)?;
-        let uint = |size| {
-            let desc = TypeDesc { kind: TypeKind::Uint, name: "".into(), size };
-            Some(skep_node_agent::grpc::frames::type_message(&desc))
+        // A frame of 6 MiB: more than gRPC clients take by themselves. Of the histogram few buckets, whose counts grow.
+        let (count, dumps) = match request.get_ref().map.as_str() {
+            "sizes" => (4, self.dumps.fetch_add(1, Ordering::Relaxed)),
+            _ => (1u32 << 19, 0),
         };
-        let schema = MapSchema {
-            map: Some(map()),
-            key: uint(4),
-            value: uint(8),
-            values_per_entry: 1,
-            value_stride: 8,
-            head_only: false,
-        };
-        // A frame of 6 MiB: more than gRPC clients take by themselves.
-        let count = 1u32 << 19;
         let keys: Vec<u8> = (0..count).rev().flat_map(|n| n.to_le_bytes()).collect();
-        let values: Vec<u8> = (0..count).rev().flat_map(|n| u64::from(n * 2).to_le_bytes()).collect();
+        let values: Vec<u8> = (0..count).rev().flat_map(|n| (u64::from(n * 2) * (dumps + 1)).to_le_bytes()).collect();
         let raw = RawEntries { count, keys: keys.into(), values: values.into() };
         let end = End { count: u64::from(count), ..End::default() };
-        let frames = [Frame::Schema(schema), Frame::Raw(raw), Frame::End(end)];
+        let frames = [Frame::Schema(schema()), Frame::Raw(raw), Frame::End(end)];
         let frames = frames.map(|frame| Ok(MapFrame { frame: Some(frame) }));
         Ok(Response::new(Box::pin(tokio_stream::iter(frames))))
     }
@@ -178,16 +203,53 @@ impl Inspector for Service {
         Err(Status::unimplemented("not asked for"))
     }
 
-    type WatchStatsStream = ReceiverStream<Result<StatsFrame, Status>>;
+    type WatchStatsStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<StatsFrame, Status>> + Send>>;
 
-    async fn watch_stats(&self, _: Request<WatchStatsRequest>) -> Result<Response<Self::WatchStatsStream>, Status> {
-        Err(Status::unimplemented("not asked for"))
+    /// In each second one function runs seldom and long, the other often and short.
+    async fn watch_stats(&self, request: Request<WatchStatsRequest>) -> Result<Response<Self::WatchStatsStream>, Status> {
+        self.check(&request)?;
+        let function = |name: &str, id, runs, ns, second| FunctionStats {
+            program: Some(ProgramRef { namespace: "net".into(), name: name.into() }),
+            function: "count_rx".into(),
+            id,
+            stats: Some(RunStats { run_count: runs * second, run_time_ns: runs * ns * second, recursion_misses: 0 }),
+        };
+        let frame = move |second: u64| StatsFrame {
+            elapsed_us: if second == 0 { 0 } else { 1_000_000 },
+            functions: vec![function("flows", 7, 100, 90_000, second), function("dns", 8, 5_000, 10, second)],
+        };
+        Ok(Response::new(Box::pin(looks(move |number| frame(number)))))
     }
 
     type WatchMapStream = Self::DumpMapStream;
 
-    async fn watch_map(&self, _: Request<WatchMapRequest>) -> Result<Response<Self::WatchMapStream>, Status> {
-        Err(Status::unimplemented("not asked for"))
+    /// Key 1 grows by 10 in each look, key 2 stays.
+    async fn watch_map(&self, request: Request<WatchMapRequest>) -> Result<Response<Self::WatchMapStream>, Status> {
+        self.check(&request)?;
+        let wanted = request.get_ref().looks;
+        let entries = |pairs: &[(u32, u64)]| RawEntries {
+            count: pairs.len() as u32,
+            keys: pairs.iter().flat_map(|pair| pair.0.to_le_bytes()).collect::<Vec<u8>>().into(),
+            values: pairs.iter().flat_map(|pair| pair.1.to_le_bytes()).collect::<Vec<u8>>().into(),
+        };
+        let frame = move |number: u64| match number.checked_sub(1) {
+            None => Frame::Schema(schema()),
+            Some(look) if wanted > 0 && look > wanted => Frame::End(End { reason: "looks".into(), ..End::default() }),
+            Some(look) => {
+                let now = if look == 0 { vec![(1, 0), (2, 5)] } else { vec![(1, look * 10)] };
+                let before: Vec<(u32, u64)> = now.iter().map(|(key, value)| (*key, value.saturating_sub(10))).collect();
+                let elapsed_us = if look == 0 { 0 } else { 1_000_000 };
+                Frame::Changes(Changes {
+                    look,
+                    elapsed_us,
+                    total: 2,
+                    entries: Some(entries(&now)),
+                    before: entries(&before).values,
+                    ..Changes::default()
+                })
+            }
+        };
+        Ok(Response::new(Box::pin(looks(move |number| MapFrame { frame: Some(frame(number)) }))))
     }
 
     async fn lookup_map(&self, _: Request<LookupMapRequest>) -> Result<Response<LookupMapResponse>, Status> {
