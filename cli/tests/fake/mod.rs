@@ -56,7 +56,7 @@ impl Cluster {
         std::fs::write(self.kubeconfig(), config.to_string()).unwrap();
     }
 
-    fn kubeconfig(&self) -> PathBuf {
+    pub fn kubeconfig(&self) -> PathBuf {
         self.dir.path().join("kubeconfig")
     }
 
