@@ -124,7 +124,8 @@ impl Drop for Terminal {
 async fn cluster() -> Cluster {
     let cluster = Cluster::start("node-1").await;
     let node = |name: &str| {
-        let program = json!({"namespace": "net", "name": "flows", "revision": "7c9d5f0123", "state": "Ready", "reason": "Ready"});
+        let program =
+            json!({"namespace": "net", "name": "flows", "revision": "7c9d5f0123", "state": "Ready", "reason": "Ready"});
         json!({"apiVersion": "skep.dev/v1alpha1", "kind": "EbpfNode", "metadata": {"name": name}, "spec": {},
                "status": {"programs": [program]}})
     };

@@ -9,19 +9,15 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustls::ServerConfig;
 use skep_object::btf::desc::{TypeDesc, TypeKind};
 use skep_proto::v1::inspector_server::{Inspector, InspectorServer};
-<<<<<<< HEAD
 use skep_proto::v1::{
-    DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DescribeProgramsResponse,
-    DrainMapRequest, DumpInstructionsRequest, DumpMapRequest, End, EventFrame, FunctionVerdict, HookReport,
-    Instructions, ListMapsRequest, ListMapsResponse, ListProgramsRequest, ListProgramsResponse, LookupMapRequest,
-    LookupMapResponse, MapFrame, MapInfo, MapSchema, NameIdsRequest, NameIdsResponse, OutputFrame, ProgramRef,
-    ProgramReport, RawEntries, State, StatsFrame, TailEventsRequest, TailOutputRequest, TargetFailure,
-    TestProgramRequest, TestProgramResponse, UpdateMapRequest, UpdateMapResponse, VerifyProgramRequest,
+    Changes, DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DescribeProgramsResponse,
+    DrainMapRequest, DumpInstructionsRequest, DumpMapRequest, End, EventFrame, FunctionStats, FunctionVerdict,
+    HookReport, Instructions, ListMapsRequest, ListMapsResponse, ListProgramsRequest, ListProgramsResponse,
+    LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, MapSchema, NameIdsRequest, NameIdsResponse, OutputFrame,
+    ProgramRef, ProgramReport, RawEntries, RunStats, State, StatsFrame, TailEventsRequest, TailOutputRequest,
+    TargetFailure, TestProgramRequest, TestProgramResponse, UpdateMapRequest, UpdateMapResponse, VerifyProgramRequest,
     WatchMapRequest, WatchStatsRequest, WriteRecordsRequest, WriteRecordsResponse, map_frame::Frame,
 };
-=======
-use skep_proto::v1::{Changes, DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DescribeProgramsResponse, DrainMapRequest, DumpInstructionsRequest, DumpMapRequest, End, EventFrame, FunctionStats, FunctionVerdict, HookReport, Instructions, ListMapsRequest, ListMapsResponse, ListProgramsRequest, ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, MapSchema, OutputFrame, ProgramRef, ProgramReport, RawEntries, RunStats, State, StatsFrame, TailEventsRequest, TailOutputRequest, TargetFailure, TestProgramRequest, TestProgramResponse, UpdateMapRequest, UpdateMapResponse, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest, WriteRecordsRequest, WriteRecordsResponse, map_frame::Frame};
->>>>>>> 3d2637f (Draw how the numbers of a map change over time)
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -111,14 +107,7 @@ fn schema() -> MapSchema {
         let desc = TypeDesc { kind: TypeKind::Uint, name: "".into(), size };
         Some(skep_node_agent::grpc::frames::type_message(&desc))
     };
-    MapSchema {
-        map: Some(map()),
-        key: uint(4),
-        value: uint(8),
-        values_per_entry: 1,
-        value_stride: 8,
-        head_only: false,
-    }
+    MapSchema { map: Some(map()), key: uint(4), value: uint(8), values_per_entry: 1, value_stride: 8, head_only: false }
 }
 
 /// One after the other, faster than anybody asks for, until the client goes.
@@ -206,7 +195,10 @@ impl Inspector for Service {
     type WatchStatsStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<StatsFrame, Status>> + Send>>;
 
     /// In each second one function runs seldom and long, the other often and short.
-    async fn watch_stats(&self, request: Request<WatchStatsRequest>) -> Result<Response<Self::WatchStatsStream>, Status> {
+    async fn watch_stats(
+        &self,
+        request: Request<WatchStatsRequest>,
+    ) -> Result<Response<Self::WatchStatsStream>, Status> {
         self.check(&request)?;
         let function = |name: &str, id, runs, ns, second| FunctionStats {
             program: Some(ProgramRef { namespace: "net".into(), name: name.into() }),
@@ -218,7 +210,7 @@ impl Inspector for Service {
             elapsed_us: if second == 0 { 0 } else { 1_000_000 },
             functions: vec![function("flows", 7, 100, 90_000, second), function("dns", 8, 5_000, 10, second)],
         };
-        Ok(Response::new(Box::pin(looks(move |number| frame(number)))))
+        Ok(Response::new(Box::pin(looks(frame))))
     }
 
     type WatchMapStream = Self::DumpMapStream;
