@@ -21,7 +21,6 @@ use crate::follow::{follow, millis};
 use crate::output::{self, note};
 use crate::screen::{self, Told};
 use crate::source;
-use crate::table::printable;
 
 /// Where nobody says how long.
 const DURATION: Duration = Duration::from_secs(30);
@@ -91,7 +90,7 @@ fn looks(duration: Duration, interval: Duration) -> Result<u64, Error> {
 }
 
 fn print(graph: &Graph, board: &Board) -> Result<(), Error> {
-    board.remarks().for_each(|remark| note(printable(remark)));
+    board.remarks().for_each(note);
     let (series, _) = board.series();
     match graph.output {
         GraphFormat::Json => {
@@ -102,8 +101,8 @@ fn print(graph: &Graph, board: &Board) -> Result<(), Error> {
             note("the map has no entries");
             Ok(())
         }
-        GraphFormat::Svg => output::print(&svg::chart(&board.title(), &board.unit(), board.rate, &series)),
-        GraphFormat::Chart => output::print(&board.table(&series)),
+        GraphFormat::Svg => output::print(&board.svg()),
+        GraphFormat::Chart => output::print(&board.table()),
     }
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 
 use crate::error::Error;
+use crate::table::printable;
 
 /// How often news is drawn, at most: a hundred nodes do not draw a hundred times.
 const DRAW: Duration = Duration::from_millis(100);
@@ -178,6 +179,16 @@ impl Scroll {
     fn bound(&mut self) {
         self.first = self.first.min(self.of.saturating_sub(self.fit));
     }
+}
+
+/// What is said of a node that fails. Some errors begin with its name.
+pub fn failure(node: &str, why: &str) -> String {
+    format!("{node}: {}", why.strip_prefix(&format!("node {node}: ")).unwrap_or(why))
+}
+
+/// The first line of what is said: there is room for one.
+pub fn first_line(said: &str) -> String {
+    printable(said.lines().next().unwrap_or_default())
 }
 
 /// Makes the columns marked as `soft` narrower, the widest first, until all of them and a gap after each fit into

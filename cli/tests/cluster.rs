@@ -78,7 +78,7 @@ async fn numbers_become_lines() {
     assert_eq!(json["series"][0], json!({"key": 1, "growth": 30.0, "points": points}));
     assert_eq!(json["series"][1]["points"][3], json!([3.0, 5.0]));
     let rates = cluster.out(&[&graph[..], &["--rate", "--per-node"]].concat());
-    let row = "node-1   1     10        30       ▁▁▁\n";
+    let row = "node-1   1     10        30       ███\n";
     assert!(rates.contains("NODE     KEY   VALUE/S   GROWTH   2 SECONDS\n") && rates.contains(row), "{rates}");
     let svg = cluster.out(&[&graph[..], &["-o", "svg"]].concat());
     let document = roxmltree::Document::parse(&svg).unwrap();

@@ -144,7 +144,7 @@ async fn top_sorts_by_keys_and_leaves_the_terminal_as_it_was() {
     let cluster = cluster().await;
     let mut terminal = Terminal::skep(&cluster, &["top"]);
     terminal.wait("the function that takes most", |screen| programs(&screen.contents()) == ["flows", "dns"]);
-    let text = terminal.wait_for("node-2: node node-2: the connection to its agent");
+    let text = terminal.wait_for("node-2: the connection to its agent");
     assert!(text.contains("1 node, 1 failed   2 functions   5100.0 runs/s   0.91% CPU"), "{text}");
     assert!(text.contains("CPU▼"), "{text}");
     terminal.wait("another screen without a cursor", |screen| screen.alternate_screen() && screen.hide_cursor());

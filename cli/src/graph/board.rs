@@ -1,6 +1,6 @@
 //! How lines look on a terminal: a row of blocks for each.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use crossterm::event::KeyCode;
 use ratatui::Frame;
@@ -12,10 +12,11 @@ use ratatui::widgets::{Row, Table};
 use skep_proto::v1::Changes;
 
 use super::series::{Looks, Series, label};
+use super::svg;
 use crate::args::Graph;
 use crate::error::Error;
 use crate::schema::Schema;
-use crate::screen::{Scroll, View, fit};
+use crate::screen::{Scroll, View, failure, first_line, fit};
 use crate::table::{self, printable};
 
 const HINT: &str = "q end  r rate or number  Up Down PgUp PgDn scroll";
@@ -32,12 +33,12 @@ pub struct Board {
     program: String,
     map: String,
     field: String,
-    pub rate: bool,
+    rate: bool,
     per_node: bool,
     limit: usize,
     looks: Looks,
-    /// Why a node says nothing more.
-    failed: BTreeMap<String, String>,
+    /// Nodes that say nothing more.
+    failed: BTreeSet<String>,
     /// What else there is to be said; the last is shown.
     remarks: Vec<String>,
     scroll: Scroll,
@@ -54,7 +55,7 @@ impl Board {
             per_node: graph.per_node,
             limit: usize::from(graph.limit),
             looks: Looks::default(),
-            failed: BTreeMap::new(),
+            failed: BTreeSet::new(),
             remarks: Vec::new(),
             scroll: Scroll::default(),
         }
@@ -69,8 +70,8 @@ impl Board {
     /// A node fails: it is left out.
     pub fn fail(&mut self, node: &str, why: &str) {
         self.looks.forget(node);
-        self.failed.insert(node.to_owned(), why.lines().next().unwrap_or_default().to_owned());
-        self.remark(format!("{node}: {why}"));
+        self.failed.insert(node.to_owned());
+        self.remark(failure(node, why));
     }
 
     /// Something to be read.
@@ -87,12 +88,17 @@ impl Board {
         self.looks.series(self.rate, self.per_node, self.limit)
     }
 
-    pub fn title(&self) -> String {
+    /// The lines as a drawing.
+    pub fn svg(&self) -> String {
+        svg::chart(&self.title(), &self.unit(), self.rate, &self.series().0)
+    }
+
+    fn title(&self) -> String {
         format!("{} of {}: {}", printable(&self.map), printable(&self.program), self.unit())
     }
 
     /// What the numbers are.
-    pub fn unit(&self) -> String {
+    fn unit(&self) -> String {
         let field = printable(&self.field);
         if self.rate { format!("{field} per second") } else { field }
     }
@@ -112,12 +118,13 @@ impl Board {
     }
 
     /// The lines as text.
-    pub fn table(&self, series: &[Series]) -> String {
+    pub fn table(&self) -> String {
+        let (series, _) = self.series();
         let seconds = series.iter().filter_map(|s| Some(s.points.last()?.0 - s.points.first()?.0)).fold(0.0, f64::max);
         let blocks = format!("{seconds:.0} SECONDS");
         let mut table = table::Table::new(self.titles().into_iter().chain([blocks]), 0);
-        for series in series {
-            table.row(Board::cells(series).into_iter().chain([spark(&numbers(series), PRINTED)]));
+        for series in &series {
+            table.row(Board::cells(series).into_iter().chain([spark(&numbers(series), self.rate, PRINTED)]));
         }
         format!("{}\n{}", self.title(), table.render())
     }
@@ -157,7 +164,10 @@ impl Board {
             // A block for each look, the last at the right end: they move to the left.
             let numbers = numbers(series);
             let last = numbers.len().saturating_sub(usize::from(blocks));
-            aligned(cells, format!("{:>1$}", spark(&numbers[last..], usize::from(blocks)), usize::from(blocks)))
+            aligned(
+                cells,
+                format!("{:>1$}", spark(&numbers[last..], self.rate, usize::from(blocks)), usize::from(blocks)),
+            )
         };
         let rows: Vec<Row<'static>> = series.iter().zip(&all).skip(self.scroll.first).take(room).map(row).collect();
         Table::new(rows, widths.into_iter().map(Constraint::Length))
@@ -183,8 +193,8 @@ impl View for Board {
         self.scroll.set(series.len(), room);
         frame.render_widget(Line::from(self.head(series.len(), of)).bold(), head);
         frame.render_widget(self.lines(&series, body, room), body);
-        let last = self.remarks.last().and_then(|text| text.lines().next()).unwrap_or_default();
-        frame.render_widget(Line::from(printable(last)).red(), remark);
+        let last = self.remarks.last().map(|said| first_line(said)).unwrap_or_default();
+        frame.render_widget(Line::from(last).red(), remark);
         frame.render_widget(Line::from(HINT).dim(), hint);
     }
 }
@@ -193,13 +203,14 @@ fn numbers(series: &Series) -> Vec<f64> {
     series.points.iter().map(|(_, number)| *number).collect()
 }
 
-/// A block for each number, as high as it is among them; of more than `width` each block is the mean of some.
-pub fn spark(numbers: &[f64], width: usize) -> String {
+/// A block for each number, as high as it is between the lowest (`from_zero`: or zero) and the highest; of more than
+/// `width` each block is the mean of some.
+fn spark(numbers: &[f64], from_zero: bool, width: usize) -> String {
     let mean = |some: &[f64]| some.iter().sum::<f64>() / some.len().max(1) as f64;
     let columns = numbers.len().min(width);
     let part = |column: usize| &numbers[column * numbers.len() / columns..(column + 1) * numbers.len() / columns];
     let means: Vec<f64> = (0..columns).map(|column| mean(part(column))).collect();
-    let lowest = means.iter().copied().fold(f64::INFINITY, f64::min);
+    let lowest = means.iter().copied().fold(if from_zero { 0.0 } else { f64::INFINITY }, f64::min);
     let highest = means.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let levels = [
         bar::ONE_EIGHTH,
@@ -297,13 +308,14 @@ NODE   KEY   VALUE   GROWTH   2 SECONDS
 n1     7     90k     90k      ▁▂▃█
 n1     8     5       0        ▁▁▁▁
 ";
-        assert_eq!(board.table(&board.series().0), wanted);
+        assert_eq!(board.table(), wanted);
     }
 
     #[test]
     fn blocks_are_means_and_numbers_are_short() {
-        assert_eq!(spark(&[0.0, 0.0, 7.0, 7.0, 3.5, 3.5], 3), "▁█▅");
-        assert_eq!((spark(&[], 3), spark(&[5.0], 3)), (String::new(), "▁".into()));
+        assert_eq!(spark(&[0.0, 0.0, 7.0, 7.0, 3.5, 3.5], true, 3), "▁█▅");
+        assert_eq!(spark(&[5.0, 6.0], true, 2), "▇█");
+        assert_eq!((spark(&[], false, 3), spark(&[5.0, 6.0], false, 3)), (String::new(), "▁█".into()));
         let texts = [950.0, 9_500.0, 12_345.0, 1_250_000.0, -0.01, -20_000.0, 0.25].map(short);
         assert_eq!(texts, ["950", "9500", "12.35k", "1.25M", "0", "-20k", "0.2"]);
     }

@@ -9,7 +9,7 @@ use ratatui::Frame;
 use super::draw::draw;
 use crate::args::Sort;
 use crate::prog::Busy;
-use crate::screen::{Scroll, View};
+use crate::screen::{Scroll, View, failure};
 
 /// The state of the screen.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub struct Board {
     pub several: bool,
     /// What each node said last.
     pub(super) seen: BTreeMap<String, Vec<Busy>>,
-    /// Why a node says nothing more.
+    /// What is said of a node that says nothing more.
     pub(super) failed: BTreeMap<String, String>,
     pub(super) sort: Sort,
     pub(super) reversed: bool,
@@ -50,7 +50,7 @@ impl Board {
     /// A node fails: what it said is not true any more.
     pub fn fail(&mut self, node: &str, why: &str) {
         self.seen.remove(node);
-        self.failed.insert(node.to_owned(), why.to_owned());
+        self.failed.insert(node.to_owned(), failure(node, why));
     }
 
     /// All functions in the order that is wanted.
@@ -179,7 +179,7 @@ q end  ? keys  c CPU  r runs/s  n ns/run  p program
         let mut board = board();
         board.fail("n1", "the connection is gone");
         assert_eq!(order(&board), ["n2/flows"]);
-        assert_eq!(board.failed["n1"], "the connection is gone");
+        assert_eq!(board.failed["n1"], "n1: the connection is gone");
         board.hear("n1", vec![]);
         assert!(board.failed.is_empty());
     }

@@ -9,7 +9,7 @@ use ratatui::widgets::{Block, Clear, Paragraph, Row, Table};
 use super::board::Board;
 use crate::args::Sort;
 use crate::prog::{Busy, cells};
-use crate::screen::fit;
+use crate::screen::{first_line, fit};
 use crate::table::printable;
 
 const HINT: &str = "q end  ? keys  c CPU  r runs/s  n ns/run  p program";
@@ -62,9 +62,7 @@ fn totals(board: &Board) -> String {
 
 /// One line, whatever the errors are.
 fn failures(board: &Board) -> String {
-    let first_line = |why: &str| printable(why.lines().next().unwrap_or_default());
-    let said = board.failed.iter().map(|(node, why)| format!("{}: {}", printable(node), first_line(why)));
-    said.collect::<Vec<_>>().join("; ")
+    board.failed.values().map(|said| first_line(said)).collect::<Vec<_>>().join("; ")
 }
 
 /// A column: its title, by which key it sorts, whether it is a number, and whether it is shown.
