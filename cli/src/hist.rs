@@ -81,6 +81,11 @@ async fn look(global: &Global, hist: &Hist) -> Result<Vec<Histogram>, Error> {
     Ok(histograms)
 }
 
+/// A map's contents as bars.
+pub fn render(hist: &Hist, all: &[Contents]) -> Result<String, Error> {
+    Ok(text(hist, &histograms(hist, all)?))
+}
+
 fn histograms(hist: &Hist, all: &[Contents]) -> Result<Vec<Histogram>, Error> {
     type Counts = BTreeMap<u64, f64>;
     let mut groups: Vec<(Option<String>, Option<Value>, Counts)> = Vec::new();

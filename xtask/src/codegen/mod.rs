@@ -3,6 +3,7 @@
 
 mod cli;
 mod rbac;
+mod screens;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,19 +34,22 @@ impl Codegen {
             wanted.insert(Path::new("helm/skep/templates").join(file), text.into_bytes());
         }
         if self.check {
-            wanted.insert(CLI.into(), cli::reference()?.into_bytes());
+            wanted.extend(printed()?);
             return report(&stale(&wanted)?);
         }
-        // The binaries are built from what is generated before their help can be asked for.
-        let mut changed = write_all(&wanted)?;
-        wanted = Tree::from([(CLI.into(), cli::reference()?.into_bytes())]);
-        changed += write_all(&wanted)?;
+        // The binaries are built from what is generated before they can print anything.
+        let changed = write_all(&wanted)? + write_all(&printed()?)?;
         println!("{changed} generated files changed");
         Ok(())
     }
 }
 
-const CLI: &str = "docs/cli.md";
+/// What the binaries print.
+fn printed() -> Result<Tree> {
+    let mut tree = Tree::from([("docs/cli.md".into(), cli::reference()?.into_bytes())]);
+    tree.extend(screens::files()?.into_iter().map(|(path, text)| (path.into(), text.into_bytes())));
+    Ok(tree)
+}
 
 /// How many files changed.
 fn write_all(wanted: &Tree) -> Result<usize> {
