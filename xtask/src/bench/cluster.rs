@@ -12,12 +12,22 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::figure::{Aim, Figure, skipped};
-use super::{compile, median, memory_mib, percentile};
+use super::{compile, example, median, memory_mib, percentile};
 use crate::image::{Connection, Image};
 use crate::install::{self, NAMESPACE, Place};
 use crate::step;
 
-pub const NAMES: &[&str] = &["apply_to_ready_ms_p50", "apply_to_ready_ms_p99", "operator_rss_idle_mib"];
+pub const NAMES: &[&str] = &[
+    "apply_to_ready_ms_p50",
+    "apply_to_ready_ms_p99",
+    "operator_rss_idle_mib",
+    "dump_1m_hash_portforward_ms",
+    "lookup_p50_us_portforward",
+];
+/// Entries of the map that is dumped through the API server, how often, and how often one is looked up.
+const ENTRIES: u64 = 1_000_000;
+const DUMPS: usize = 3;
+const LOOKUPS: usize = 20;
 const PROGRAMS: usize = 50;
 const SAMPLES: usize = 5;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -40,10 +50,11 @@ pub fn measure() -> Result<Vec<Figure>> {
         let interface = bench.interface(i)?;
         times.push(bench.apply(&format!("p{i}"), &interface, &reference)?.as_secs_f64() * 1e3);
     }
+    let forwarded = forwarded(&mut bench)?;
     let note = format!(
         "{PROGRAMS} in turn, one node, xdp on a veth each, image cached; first line to Ready line of one watch"
     );
-    Ok(vec![
+    let mut figures = vec![
         Figure::new(NAMES[0], percentile(&times, 50), "ms", Aim::AtMost(300.0), note),
         Figure::new(
             NAMES[1],
@@ -53,8 +64,50 @@ pub fn measure() -> Result<Vec<Figure>> {
             format!("of {} the slowest", times.len()),
         ),
         Figure::new(NAMES[2], operator, "MiB", Aim::AtMost(35.0), "VmRSS of the process, before the programs above"),
+    ];
+    figures.extend(forwarded);
+    Ok(figures)
+}
+
+/// What people feel: whole commands, from the token on, through the API server's port-forward and TLS.
+fn forwarded(bench: &mut Bench<'_>) -> Result<Vec<Figure>> {
+    let reference = bench.push_object("xtask/src/bench/flows.bpf.c", "bench-flows:v1")?;
+    let interface = bench.interface(PROGRAMS + 1)?;
+    bench.apply_function("flows", "count_all", &interface, &reference)?;
+    // The test cluster's node is this host. Fills the map.
+    let mut fill = example("bench_dump");
+    fill.args([AGENT, &bench.name, "flows", "flows", &ENTRIES.to_string()]);
+    let filled: serde_json::Value = serde_json::from_str(&step::ask(&mut fill)?)?;
+    let file = bench.dir.path().join("dump");
+    let (namespace, place) = (bench.name.clone(), bench.place);
+    let timed = |args: &[&str]| -> Result<f64> {
+        let mut plugin = place.kubectl_skep(args);
+        plugin.args(["-n", &namespace]).stdin(Stdio::null());
+        let start = Instant::now();
+        let status = plugin.stdout(std::fs::File::create(&file)?).status()?;
+        if status.success() { Ok(start.elapsed().as_secs_f64()) } else { bail!("{args:?} ended with {status}") }
+    };
+    let each = |times: usize, args: &[&str]| (0..times).map(|_| timed(args)).collect::<Result<Vec<f64>>>();
+    let dumps = each(DUMPS, &["maps", "dump", "flows", "flows", "-o", "jsonl"])?;
+    let lookups = each(LOOKUPS, &["maps", "get", "flows", "flows", "7"])?;
+    let note = format!(
+        "median of {DUMPS}; kubectl skep maps dump -o jsonl into a file; packed over the node's socket {} ms",
+        filled["ms"]
+    );
+    Ok(vec![
+        Figure::new(NAMES[3], median(&dumps) * 1e3, "ms", Aim::None, note),
+        Figure::new(
+            NAMES[4],
+            percentile(&lookups, 50) * 1e6,
+            "us",
+            Aim::None,
+            format!("of {LOOKUPS} kubectl skep maps get: kubeconfig, token, port-forward, TLS and the lookup"),
+        ),
     ])
 }
+
+/// As the chart has it.
+const AGENT: &str = "/run/skep/agent.sock";
 
 fn obstacle() -> Option<String> {
     if !install::is_up() {
@@ -99,9 +152,13 @@ impl<'a> Bench<'a> {
     }
 
     fn push(&self) -> Result<String> {
-        let object = self.dir.path().join("net.o");
-        compile("kernel/tests/c/net.bpf.c", &object)?;
-        let reference = format!("{}/bench-net:v1", self.place.registry);
+        self.push_object("kernel/tests/c/net.bpf.c", "bench-net:v1")
+    }
+
+    fn push_object(&self, source: &str, name: &str) -> Result<String> {
+        let object = self.dir.path().join("object.o");
+        compile(source, &object)?;
+        let reference = format!("{}/{name}", self.place.registry);
         let connection = Connection { ca: self.place.ca.clone(), plain_http: false };
         Image::Bytecode { object, reference: reference.clone(), connection }.run()?;
         Ok(reference)
@@ -117,10 +174,14 @@ impl<'a> Bench<'a> {
 
     /// Applies a program; from its first line in the watch to the one that says Ready.
     fn apply(&self, program: &str, interface: &str, reference: &str) -> Result<Duration> {
+        self.apply_function(program, "count_xdp", interface, reference)
+    }
+
+    fn apply_function(&self, program: &str, function: &str, interface: &str, reference: &str) -> Result<Duration> {
         let namespace = &self.name;
         self.place.apply(&format!(
             "{{apiVersion: skep.dev/v1alpha1, kind: EbpfProgram, metadata: {{name: {program}, namespace: {namespace}}}, spec: {{image: {{reference: '{reference}'}}, \
-             programs: [{{name: count_xdp, attach: [{{xdp: {{interfaces: {{names: [{interface}]}}}}}}]}}]}}}}"
+             programs: [{{name: {function}, attach: [{{xdp: {{interfaces: {{names: [{interface}]}}}}}}]}}]}}}}"
         ))?;
         let mut first: HashMap<String, Instant> = HashMap::new();
         let deadline = Instant::now() + PATIENCE;

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 /// All figures, in the order of the table.
-pub const NAMES: [&str; 41] = [
+pub const NAMES: [&str; 43] = [
     "load_attach_pin_per_s",
     "dump_1m_hash_ms",
     "bpftool_dump_1m_ms",
@@ -45,6 +45,8 @@ pub const NAMES: [&str; 41] = [
     "apply_to_ready_ms_p50",
     "apply_to_ready_ms_p99",
     "operator_rss_idle_mib",
+    "dump_1m_hash_portforward_ms",
+    "lookup_p50_us_portforward",
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq)]
