@@ -87,9 +87,12 @@ impl InspectorService {
         if !packets.is_empty() && !contexts.is_empty() {
             return Err(Status::invalid_argument("packets or contexts: a program takes one of them"));
         }
-        let count = packets.len().max(contexts.len());
+        let (count, what) = match contexts.len() {
+            0 => (packets.len(), "packets"),
+            some => (some, "contexts"),
+        };
         if !(1..=PACKETS).contains(&count) {
-            let message = format!("{count} packets or contexts: one at least, and at most {PACKETS}");
+            let message = format!("{count} {what}: one at least, and at most {PACKETS}");
             return Err(Status::invalid_argument(message));
         }
         if repeat > 1 && !contexts.is_empty() {
