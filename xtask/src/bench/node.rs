@@ -77,7 +77,9 @@ impl Node {
         std::fs::write(self.manifests().join(format!("{program}.yaml")), manifest)?;
         until(&format!("{program} is Ready"), Duration::from_secs(30), || {
             let mut plugin = Command::new(build::binary("kubectl-skep"));
-            Ok(step::ask(plugin.arg("get").arg("--socket").arg(self.socket()))?.contains("Ready"))
+            // One that the agent has not heard of yet is an error.
+            let told = step::ask(plugin.args(["get", program]).arg("--socket").arg(self.socket()));
+            Ok(told.is_ok_and(|told| told.contains("Ready")))
         })
     }
 
