@@ -114,3 +114,22 @@ pub fn delete(map: &Map, keys: &[Vec<u8>]) -> Result<u64, WriteError> {
     }
     Ok(deleted)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is read in the second word is an id; what is written there, a descriptor of the writer's.
+    #[test]
+    fn programs_of_entries_are_their_owners_to_set() {
+        let info = |map_type| MapInfo { map_type, ..MapInfo::default() };
+        let program = [[1, 0, 0, 0], [5, 0, 0, 0]].concat();
+        let none = [[1, 0, 0, 0], [0; 4]].concat();
+        for map_type in [types::DEVMAP, types::DEVMAP_HASH, types::CPUMAP] {
+            assert!(value_refusal(&info(map_type), &program).is_some_and(|why| why.starts_with("bpf_prog: ")));
+            assert_eq!(value_refusal(&info(map_type), &none), None);
+            assert_eq!(value_refusal(&info(map_type), &program[..4]), None, "it has no program");
+        }
+        assert_eq!(value_refusal(&info(types::HASH), &program), None);
+    }
+}
