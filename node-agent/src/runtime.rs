@@ -21,7 +21,7 @@ use crate::desired::Store;
 use crate::epoch::Epoch;
 use crate::grpc::agent::AgentService;
 use crate::grpc::auth::Authorizer;
-use crate::grpc::inspector::{InspectorService, Line, PRINTING_AT_ONCE, READ_AT_ONCE};
+use crate::grpc::inspector::{InspectorService, LISTED_AT_ONCE, Line, PRINTING_AT_ONCE, READ_AT_ONCE};
 use crate::grpc::serve::{self, Services};
 use crate::grpc::tls::{Acceptors, Identity};
 use crate::images::Images;
@@ -127,6 +127,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
             counting: Arc::default(),
             writing: Arc::default(),
             types: Arc::default(),
+            listing: Arc::new(Semaphore::new(LISTED_AT_ONCE)),
             printing: Arc::new(Semaphore::new(PRINTING_AT_ONCE)),
         }),
     };

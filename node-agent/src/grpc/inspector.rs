@@ -52,6 +52,9 @@ const QUEUE: usize = 4;
 /// Maps that are read at once: each takes a thread that blocks as long as its client reads slowly.
 pub const READ_AT_ONCE: usize = 8;
 
+/// Clients for which instructions are listed at once.
+pub const LISTED_AT_ONCE: usize = 2;
+
 /// Clients that may follow bpf_printk at once: each has trace buffers of its own, of a megabyte and more for each CPU.
 pub const PRINTING_AT_ONCE: usize = 4;
 
@@ -75,6 +78,8 @@ pub struct InspectorService {
     pub writing: Arc<Mutex<()>>,
     /// What the bytes of maps mean.
     pub types: Arc<Types>,
+    /// For listing instructions.
+    pub listing: Arc<Semaphore>,
     /// For following bpf_printk.
     pub printing: Arc<Semaphore>,
 }

@@ -26,7 +26,7 @@ use crate::images::blocking;
 /// Decoded entries a frame.
 const DECODED: usize = 256;
 /// How long a client may leave its stream unread.
-const STALLED: Duration = Duration::from_secs(60);
+pub const STALLED: Duration = Duration::from_secs(60);
 /// Bytes of the largest entries that are kept until all are read.
 const TOP: usize = 8 << 20;
 

@@ -13,11 +13,14 @@ use skep_object::insn::{Insn, pseudo};
 use skep_proto::v1::{
     DumpInstructionsRequest, Instruction, Instructions, JitedLine, ProgramReport, SourceLine, Subprogram,
 };
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::dump::STALLED;
 use super::programs::{Loaded, open};
 use super::trial::no_function;
 use super::{InspectorService, QUEUE, failed};
@@ -44,19 +47,28 @@ impl InspectorService {
         });
         let loaded = found.await.map_err(failed)??;
         let (sender, receiver) = mpsc::channel(QUEUE);
-        tokio::task::spawn_blocking(move || {
-            for one in loaded {
-                let send = |frame| sender.blocking_send(Ok(frame)).is_ok();
-                match list(&report, &one, !request.no_jited, send) {
-                    Ok(true) => {}
-                    Ok(false) => return,
-                    Err(e) => {
-                        let message = format!("reading the instructions of {}: {e}", one.function);
-                        let _gone = sender.blocking_send(Err(failed(message)));
-                        return;
+        let turns = self.listing.clone();
+        tokio::spawn(async move {
+            // A thread waits as long as its client reads slowly: not more than a few, and none for ever.
+            let Ok(turn) = turns.acquire_owned().await else { return };
+            let listed = blocking(move || {
+                let put =
+                    |frame| Handle::current().block_on(timeout(STALLED, sender.send(frame))).is_ok_and(|r| r.is_ok());
+                for one in loaded {
+                    match list(&report, &one, !request.no_jited, |frame| put(Ok(frame))) {
+                        Ok(true) => {}
+                        Ok(false) => return,
+                        Err(e) => {
+                            put(Err(failed(format!("reading the instructions of {}: {e}", one.function))));
+                            return;
+                        }
                     }
                 }
+            });
+            if let Err(error) = listed.await {
+                tracing::warn!(%error, "listing instructions");
             }
+            drop(turn);
         });
         Ok(Box::pin(ReceiverStream::new(receiver)))
     }

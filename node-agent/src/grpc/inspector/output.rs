@@ -84,14 +84,17 @@ impl InspectorService {
             program::take_stream(found.fd.as_fd(), text, 0).map_err(|e| unsupported(&e))
         });
         first.await.map_err(failed)??;
-        tokio::task::spawn_blocking(move || {
+        // No thread waits for it: whoever follows may be many, and read slowly.
+        tokio::spawn(async move {
             while !sender.is_closed() {
-                for frame in taken(&service, &report, &function, text) {
-                    if sender.blocking_send(Ok(frame)).is_err() {
+                let (service, report, function) = (service.clone(), report.clone(), function.clone());
+                let frames = blocking(move || taken(&service, &report, &function, text)).await.unwrap_or_default();
+                for frame in frames {
+                    if sender.send(Ok(frame)).await.is_err() {
                         return;
                     }
                 }
-                std::thread::sleep(PATIENCE);
+                tokio::time::sleep(PATIENCE).await;
             }
         });
         Ok(())
