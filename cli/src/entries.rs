@@ -36,7 +36,8 @@ pub fn unpack(schema: &Schema, frame: &RawEntries) -> Result<Vec<Entry>, Error> 
 impl Entry {
     /// The values without padding.
     pub fn each<'a>(&'a self, schema: &'a Schema) -> impl Iterator<Item = &'a [u8]> {
-        let size = schema.map.value_size as usize;
+        // The kernel knows no size of an arena's pages.
+        let size = if schema.map.value_size == 0 { schema.stride } else { schema.map.value_size as usize };
         self.values.chunks(schema.stride.max(1)).map(move |value| value.get(..size).unwrap_or(value))
     }
 

@@ -6,7 +6,7 @@
 mod host;
 
 use std::collections::BTreeMap;
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -65,6 +65,11 @@ fn fill(map: &Map, random: &mut fastrand::Rng) -> bool {
                 map.update(&key, &bytes(map.value_len()), 0).unwrap();
             }
         }
+        types::CGROUP_STORAGE | types::PERCPU_CGROUP_STORAGE => {
+            // As many as there are attachments: a key is a cgroup and a hook.
+            let key = map.next_key(None).unwrap().expect("the program is attached");
+            map.update(&key, &bytes(map.value_len()), 0).unwrap();
+        }
         types::QUEUE | types::STACK => {
             (0..3).for_each(|_| map.update(&[], &bytes(map.value_len()), 0).unwrap());
         }
@@ -79,6 +84,7 @@ fn fill(map: &Map, random: &mut fastrand::Rng) -> bool {
 struct Given {
     sockets: Vec<TcpStream>,
     _listeners: Vec<TcpListener>,
+    reuseport: Vec<OwnedFd>,
     fds: Vec<OwnedFd>,
 }
 
@@ -87,7 +93,10 @@ impl Given {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let far = listener.accept().unwrap().0;
-        Given { sockets: vec![near, far], _listeners: vec![listener], fds: Vec::new() }
+        // Two that share a port.
+        let first = sharing(0);
+        let second = sharing(port(&first));
+        Given { sockets: vec![near, far], _listeners: vec![listener], reuseport: vec![first, second], fds: Vec::new() }
     }
 
     fn fill(&mut self, name: &str, map: &Map, all: &BTreeMap<String, (u32, String)>) {
@@ -111,9 +120,50 @@ impl Given {
                 let tried = owner.into_iter().find(|fd| map.update(&key(2), &fd.as_raw_fd().to_ne_bytes(), 0).is_ok());
                 self.fds.extend(tried);
             }
-            types::ARRAY_OF_MAPS | types::REUSEPORT_SOCKARRAY => {}
+            types::REUSEPORT_SOCKARRAY => {
+                for (index, socket) in self.reuseport.iter().enumerate() {
+                    map.update(&key(index as u32), &(socket.as_raw_fd() as u64).to_ne_bytes(), 0).unwrap();
+                }
+            }
+            types::ARRAY_OF_MAPS => {}
             _ => panic!("nothing is put into {name}"),
         }
+    }
+}
+
+/// A socket that shares its port (0: any) with others.
+fn sharing(port: u16) -> OwnedFd {
+    use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
+    let fd = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    sockopt::set_socket_reuseport(&fd, true).unwrap();
+    bind(&fd, &SocketAddr::from(([127, 0, 0, 1], port))).unwrap();
+    listen(&fd, 1).unwrap();
+    fd
+}
+
+fn port(socket: &OwnedFd) -> u16 {
+    SocketAddr::try_from(rustix::net::getsockname(socket).unwrap()).unwrap().port()
+}
+
+/// A cgroup of the test's own.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new() -> Self {
+        let name = format!("skep-cli-{}", std::process::id());
+        let dir = skep_kernel::probe::cgroup2_mount().unwrap().join(name);
+        std::fs::create_dir(&dir).unwrap();
+        Cgroup(dir)
+    }
+
+    fn name(&self) -> &str {
+        self.0.file_name().unwrap().to_str().unwrap()
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _removed = std::fs::remove_dir(&self.0);
     }
 }
 
@@ -335,8 +385,12 @@ fn unhex(text: &str) -> Vec<u8> {
 
 #[test]
 fn every_type_and_every_shape_is_what_bpftool_shows() {
+    let cgroup = Cgroup::new();
     let host = Host::start();
-    host.apply("same", "cli/tests/c/same.bpf.c", &format!("  - name: pass\n{ON_LO}"));
+    let stores =
+        format!("    attach:\n    - cgroupSkb: {{cgroups: {{path: /{}}}, direction: Egress}}\n", cgroup.name());
+    let programs = format!("  - name: pass\n{ON_LO}  - name: stores\n{stores}");
+    host.apply("same", "cli/tests/c/same.bpf.c", &programs);
     ready(&host, "same");
     let all = maps(&host, "same");
     let (mut random, mut given) = (fastrand::Rng::with_seed(11), Given::sockets());
@@ -352,10 +406,6 @@ fn every_type_and_every_shape_is_what_bpftool_shows() {
             entries.insert(name, 1);
             continue;
         }
-        if kind == "reuseport_sockarray" {
-            // Sockets are there by bind(2) alone, of which another test is.
-            continue;
-        }
         let count = compare(&host, &mut same, "same", name, *id);
         assert!(count > 0, "{name}, a {kind}: nothing was compared");
         entries.insert(name, count);
@@ -363,7 +413,7 @@ fn every_type_and_every_shape_is_what_bpftool_shows() {
     let shapes = all.keys().filter(|name| name.starts_with("of_")).count();
     let kinds: std::collections::BTreeSet<&String> = all.values().map(|(_, kind)| kind).collect();
     println!("{} types, {shapes} shapes beside the variables of .data: {entries:?}; {:?}", kinds.len(), same.used);
-    assert!(shapes >= 30 && kinds.len() >= 17);
+    assert!(shapes >= 30 && kinds.len() >= 20);
     nested(&host, &mut same, &all);
     // Interfaces have names beside their numbers.
     let table = host.out(&["maps", "dump", "same", "a_devmap"]);

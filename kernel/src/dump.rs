@@ -1,5 +1,6 @@
 //! Reading maps, without changing them.
 
+mod arena;
 pub mod drain;
 mod owners;
 
@@ -11,6 +12,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
+use skep_object::btf::Btf;
 use skep_object::btf::desc::{FieldDesc, TypeDesc, TypeKind, TypeName};
 use skep_object::btf::format::Format;
 
@@ -19,6 +21,7 @@ use crate::sys;
 use crate::sys::map::{MMAPABLE, Map, MapInfo, types};
 use crate::sys::mapping::Mapping;
 
+use self::arena::Arena;
 use self::owners::Owners;
 
 /// Entries asked for at once. A hash returns whole buckets: what does not fit is asked for again with more room.
@@ -41,6 +44,8 @@ enum Way {
     Head,
     /// Owner by owner.
     Owned(Owners),
+    /// Page by page.
+    Pages,
     Refused(&'static str),
 }
 
@@ -57,7 +62,7 @@ fn way(info: &MapInfo) -> Way {
         }
         types::INODE_STORAGE => Way::Refused("its entries belong to inodes, of which the kernel has no list"),
         map_type if let Some(owners) = Owners::of(map_type) => Way::Owned(owners),
-        types::ARENA => Way::Refused("an arena is memory without entries"),
+        types::ARENA => Way::Pages,
         types::XSKMAP => Way::Refused("the kernel does not show its sockets"),
         types::CGROUP_ARRAY => Way::Refused("the kernel does not show its cgroups"),
         types::STRUCT_OPS | types::LPM_TRIE => Way::Keys,
@@ -103,11 +108,14 @@ fn described(info: &MapInfo) -> io::Result<Described> {
     };
     let key = match Owners::of(info.map_type) {
         Some(owners) => owners.key(),
+        None if info.map_type == types::ARENA => arena::key(),
         None if info.key_type == 0 && is_indexed(info) => uint("u32", 4),
         None => describe(info.key_type, info.key_size),
     };
     let value = match kernels_own(info) {
+        _ if info.map_type == types::ARENA => arena::value(),
         Some(value) if info.value_type == 0 => value,
+        _ if info.kernel_value_type != 0 => kernels_type(info)?,
         _ => describe(info.value_type, info.value_size),
     };
     Ok((Arc::new(key), Arc::new(value)))
@@ -124,8 +132,19 @@ fn shown(name: &str, size: u32, format: Format) -> TypeDesc {
 /// Its keys are places, although nothing says so: data sections have no key type, and of these types the kernel takes none.
 fn is_indexed(info: &MapInfo) -> bool {
     use types::*;
-    let places = [ARRAY, PERCPU_ARRAY, PROG_ARRAY, ARRAY_OF_MAPS, DEVMAP, CPUMAP, SOCKMAP, REUSEPORT_SOCKARRAY];
+    let places =
+        [ARRAY, PERCPU_ARRAY, PROG_ARRAY, ARRAY_OF_MAPS, DEVMAP, CPUMAP, SOCKMAP, REUSEPORT_SOCKARRAY, STRUCT_OPS];
     info.key_size == 4 && places.contains(&info.map_type)
+}
+
+/// A value that is registered with the kernel. That of a module is not described without its base.
+fn kernels_type(info: &MapInfo) -> io::Result<TypeDesc> {
+    let described = match info.kernel_btf_id {
+        0 => None,
+        id => Btf::parse(&sys::btf_by_id(id)?).ok().map(|btf| TypeDesc::of(&btf, info.kernel_value_type)),
+    };
+    sys::trim_heap();
+    Ok(described.unwrap_or_else(|| TypeDesc::bytes(info.value_size)))
 }
 
 /// What the kernel shows as a value of a type whose values are its own.
@@ -260,6 +279,8 @@ impl MapReader {
         let info = map.info();
         let (values_per_entry, value_stride) = if info.is_per_cpu() {
             (crate::cpus::possible()?, info.value_size.next_multiple_of(8))
+        } else if info.map_type == types::ARENA {
+            (1, value.size)
         } else {
             (1, info.value_size)
         };
@@ -278,20 +299,29 @@ impl MapReader {
         self.map.into_fd()
     }
 
-    /// Bytes of a key, as entries are read: an owner's number is not what the kernel takes.
+    /// Bytes of a key, as entries are read: an owner's number is not what the kernel takes, and an address nothing that it
+    /// looks up.
     pub fn key_len(&self) -> usize {
-        if Owners::of(self.info().map_type).is_some() { self.key.size as usize } else { self.info().key_size as usize }
+        match way(self.info()) {
+            Way::Owned(_) | Way::Pages => self.key.size as usize,
+            _ => self.info().key_size as usize,
+        }
+    }
+
+    /// Bytes of one value, without padding.
+    fn value_size(&self) -> usize {
+        if way(self.info()) == Way::Pages { arena::CHUNK } else { self.info().value_size as usize }
     }
 
     /// The values of an entry, without padding: one, or one per possible CPU.
     pub fn values_of<'a>(&self, entry: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-        let size = self.info().value_size as usize;
+        let size = self.value_size();
         entry.chunks(self.value_stride.max(1) as usize).map(move |value| value.get(..size).unwrap_or(value))
     }
 
     /// Bytes of one entry's values.
     pub fn entry_len(&self) -> usize {
-        self.map.value_len()
+        if way(self.info()) == Way::Pages { arena::CHUNK } else { self.map.value_len() }
     }
 
     /// An entry's values in JSON: one, or a list with one per possible CPU.
@@ -313,6 +343,7 @@ impl MapReader {
     pub fn lookup(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
         match way(self.info()) {
             Way::Owned(owners) => owners.lookup(&self.map, key),
+            Way::Pages => Arena::open(&self.map)?.lookup(key),
             _ => self.map.lookup(key),
         }
     }
@@ -363,6 +394,10 @@ impl MapReader {
             (Way::Owned(owners), from @ (None | Some(Place::Index(_)))) => {
                 let first = if let Some(Place::Index(first)) = from { first } else { 0 };
                 self.read_owned(owners, first, &mut sink)
+            }
+            (Way::Pages, None) => self.read_pages(None, &mut sink),
+            (Way::Pages, Some(Place::Key(key))) => {
+                self.read_pages(key.try_into().ok().map(u64::from_ne_bytes), &mut sink)
             }
             // Those that are mapped where they are frozen, or a security module has a rule.
             (Way::Keys | Way::Mapped, None) => self.read_keys(None, &mut sink),
@@ -420,6 +455,27 @@ impl MapReader {
         })?;
         if goes_on && at > begin {
             sink(&Portion { keys: &keys, values: &values, place: Place::Index(begin), reader: self });
+        }
+        Ok(())
+    }
+
+    fn read_pages(&self, after: Option<u64>, sink: &mut impl FnMut(&Portion<'_>) -> bool) -> io::Result<()> {
+        let at_once = PORTION / (self.key_len() + arena::CHUNK);
+        let (mut keys, mut values, mut goes_on) = (Vec::new(), Vec::new(), true);
+        // Places are told by keys alone.
+        let place = || Place::Key(Vec::new());
+        Arena::open(&self.map)?.each(after, |address, bytes| {
+            keys.extend(address.to_ne_bytes());
+            values.extend_from_slice(bytes);
+            if values.len() == at_once * arena::CHUNK {
+                goes_on = sink(&Portion { keys: &keys, values: &values, place: place(), reader: self });
+                keys.clear();
+                values.clear();
+            }
+            goes_on
+        })?;
+        if goes_on && !keys.is_empty() {
+            sink(&Portion { keys: &keys, values: &values, place: place(), reader: self });
         }
         Ok(())
     }

@@ -49,7 +49,7 @@ pub fn refusal(info: &MapInfo) -> Option<&'static str> {
         types::RINGBUF | types::STACK_TRACE => "programs alone write it",
         types::USER_RINGBUF => "it takes records, not entries",
         types::STRUCT_OPS => "its value is registered with the kernel",
-        types::ARENA => "an arena is memory without entries",
+        types::ARENA => "programs and the process that maps it write it",
         _ => return None,
     })
 }

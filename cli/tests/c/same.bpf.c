@@ -58,6 +58,8 @@ MAP(a_sockmap, SOCKMAP, 4, __u32, __u64);
 MAP(a_sockhash, SOCKHASH, 4, __u32, __u64);
 MAP(a_program_array, PROG_ARRAY, 4, __u32, __u32);
 MAP(a_reuseport, REUSEPORT_SOCKARRAY, 4, __u32, __u64);
+MAP(a_cgroup_storage, CGROUP_STORAGE, 0, struct bpf_cgroup_storage_key, struct mixed);
+MAP(a_percpu_cgroup_storage, PERCPU_CGROUP_STORAGE, 0, struct bpf_cgroup_storage_key, struct ints);
 
 struct inner {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -130,6 +132,17 @@ int pass(struct xdp_md *ctx)
 	USE(of_u64); USE(of_s64); USE(of_bool); USE(of_typedef); USE(of_state);
 	USE(unsigned_1);
 	return XDP_PASS;
+}
+
+/* The kernel makes their entries when it is attached. */
+SEC("cgroup_skb/egress")
+int stores(struct __sk_buff *skb)
+{
+	struct mixed *own = bpf_get_local_storage(&a_cgroup_storage, 0);
+	struct ints *of_cpu = bpf_get_local_storage(&a_percpu_cgroup_storage, 0);
+
+	own->a += of_cpu->a;
+	return 1;
 }
 
 char _license[] SEC("license") = "GPL";

@@ -29,6 +29,7 @@ pub mod types {
     pub const SOCKMAP: u32 = 15;
     pub const CPUMAP: u32 = 16;
     pub const SOCKHASH: u32 = 18;
+    pub const CGROUP_STORAGE: u32 = 19;
     pub const PERCPU_CGROUP_STORAGE: u32 = 21;
     pub const QUEUE: u32 = 22;
     pub const STACK: u32 = 23;
@@ -109,6 +110,9 @@ pub struct MapInfo {
     pub btf_id: u32,
     pub key_type: u32,
     pub value_type: u32,
+    /// Of values whose type is the kernel's own, in the BTF of that id.
+    pub kernel_btf_id: u32,
+    pub kernel_value_type: u32,
     pub extra: u64,
 }
 
@@ -178,13 +182,13 @@ pub fn info(fd: BorrowedFd<'_>) -> io::Result<MapInfo> {
         flags: u32,
         name: [u8; 16],
         ifindex: u32,
-        vmlinux_value_type: u32,
+        kernel_value_type: u32,
         netns_dev: u64,
         netns_ino: u64,
         btf_id: u32,
         key_type: u32,
         value_type: u32,
-        btf_vmlinux_id: u32,
+        kernel_btf_id: u32,
         extra: u64,
     }
     let mut r = Raw::default();
@@ -200,6 +204,8 @@ pub fn info(fd: BorrowedFd<'_>) -> io::Result<MapInfo> {
         btf_id: r.btf_id,
         key_type: r.key_type,
         value_type: r.value_type,
+        kernel_btf_id: r.kernel_btf_id,
+        kernel_value_type: r.kernel_value_type,
         extra: r.extra,
     })
 }

@@ -1,13 +1,17 @@
 //! Reading maps of every type, without changing them.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use skep_kernel::dump::{MapReader, PORTION};
 use skep_kernel::load::create_map;
-use skep_kernel::sys::map::{MMAPABLE, Map, types};
+use skep_kernel::sys::map::{self, MMAPABLE, Map, types};
+use skep_kernel::sys::mapping::Mapping;
 use skep_object::map::MapDef;
+
+use super::fixture::build;
 
 fn map(map_type: u32, key_size: u32, value_size: u32, max_entries: u32, flags: u32) -> OwnedFd {
     let definition = MapDef {
@@ -32,7 +36,7 @@ fn map(map_type: u32, key_size: u32, value_size: u32, max_entries: u32, flags: u
 
 fn read(fd: OwnedFd) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let reader = MapReader::new(fd).unwrap();
-    let (key, value) = (reader.info().key_size as usize, reader.entry_len());
+    let (key, value) = (reader.key_len(), reader.entry_len());
     let mut found = BTreeMap::new();
     reader
         .read(|keys, values| {
@@ -166,6 +170,101 @@ fn a_queue_and_a_stack_show_their_head_and_keep_it() {
         }
         assert_eq!(heads().unwrap(), [head]);
         assert_eq!(heads().unwrap(), [head], "looking took it out");
+    }
+}
+
+/// Its pages are made by whoever touches them first: looking may not.
+#[test]
+fn an_arena_shows_the_pages_that_are_there() {
+    const PAGE: usize = 4096;
+    const PAGES: u32 = 1000;
+    let fd = map(types::ARENA, 0, 0, PAGES, MMAPABLE);
+    let again = || fd.try_clone().unwrap();
+    let unmapped = MapReader::new(again()).unwrap().read(|_, _| true).unwrap_err();
+    assert!(unmapped.to_string().contains("no address yet"), "{unmapped}");
+    let memory = Mapping::new(fd.as_fd(), 0, PAGES as usize * PAGE, true).unwrap();
+    assert!(read(again()).is_empty());
+    let touched = [3usize, 4, 11, 700, 999];
+    for page in touched {
+        let bytes: Vec<u8> = (0..PAGE).map(|at| (at * page) as u8).collect();
+        assert!(memory.write(page * PAGE, &bytes));
+    }
+    for _ in 0..2 {
+        let found = read(again());
+        let address = |key: &[u8]| u64::from_ne_bytes(key.try_into().unwrap());
+        let mut pages: Vec<(u64, &Vec<u8>)> = found.iter().map(|(key, bytes)| (address(key), bytes)).collect();
+        pages.sort();
+        assert_eq!(pages.len(), touched.len(), "looking made pages, or missed some");
+        for ((at, bytes), page) in pages.iter().zip(touched) {
+            assert_eq!(at - pages[0].0, ((page - touched[0]) * PAGE) as u64);
+            assert!(bytes.iter().enumerate().all(|(at, byte)| *byte == (at * page) as u8), "page {page}");
+        }
+    }
+    let reader = MapReader::new(again()).unwrap();
+    let (mut keys, mut place) = (Vec::new(), None);
+    // A place to go on at, and single pages.
+    for _ in 0..touched.len() {
+        let read = reader.read_from(place.take(), |portion| {
+            keys.push(portion.keys[..8].to_vec());
+            place = Some(portion.after(1));
+            false
+        });
+        read.unwrap();
+    }
+    keys.dedup();
+    assert_eq!(keys.len(), touched.len());
+    assert_eq!(reader.lookup(&keys[2]).unwrap().unwrap()[1], 11);
+    let absent = u64::from_ne_bytes(keys[2].clone().try_into().unwrap()) + PAGE as u64;
+    assert_eq!(reader.lookup(&absent.to_ne_bytes()).unwrap(), None);
+}
+
+/// A set of operations, registered until this is dropped.
+struct Registered {
+    id: u32,
+}
+
+impl Registered {
+    fn new(object: &[u8], name: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("operations.o");
+        std::fs::write(&file, object).unwrap();
+        let output = Command::new("bpftool").args(["struct_ops", "register"]).arg(file).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let of_them = |id: &u32| {
+            let info = map::by_id(*id).and_then(|fd| map::info(fd.as_fd()));
+            info.is_ok_and(|info| info.map_type == types::STRUCT_OPS && info.name == name)
+        };
+        Registered { id: map::all_ids().unwrap().into_iter().rev().find(of_them).unwrap() }
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let _status = Command::new("bpftool").args(["struct_ops", "unregister", "id", &self.id.to_string()]).status();
+    }
+}
+
+/// The value's type is the kernel's, of which no object has a description.
+#[test]
+fn operations_that_are_registered_are_shown_by_name() {
+    let operations = Registered::new(&build("congestion", &[]), "skep_reno");
+    let reader = MapReader::new(map::by_id(operations.id).unwrap()).unwrap();
+    let mut shown = Vec::new();
+    let read = reader.read(|keys, values| {
+        shown.push((reader.key.decode(keys), reader.value.decode(values)));
+        true
+    });
+    read.unwrap();
+    let [(key, value)] = &shown[..] else { panic!("{shown:?}") };
+    assert_eq!(*key, 0);
+    assert_eq!(value["data"]["name"], "skep_reno", "{value}");
+    let output =
+        Command::new("bpftool").args(["-j", "map", "dump", "id", &operations.id.to_string()]).output().unwrap();
+    let theirs: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let theirs = &theirs[0]["formatted"]["value"]["data"];
+    for function in ["ssthresh", "cong_avoid", "undo_cwnd", "release"] {
+        let theirs = theirs[function].as_u64().unwrap_or_else(|| panic!("{theirs}"));
+        assert_eq!(value["data"][function], format!("{theirs:#x}"), "{function}");
     }
 }
 
