@@ -7,6 +7,7 @@
 //! **Caveats.** The numbers are those of this machine while it does what else it does; the load is printed with them.
 
 mod apply;
+mod beside;
 mod cluster;
 mod dump;
 mod figure;
@@ -31,6 +32,18 @@ use figure::{Aim, Figure, NAMES};
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const IMAGE_MIB: f64 = 30.0;
 
+/// What measures, in other crates.
+const EXAMPLES: [&str; 8] = [
+    "bench_load",
+    "bench_dump",
+    "bench_lookup",
+    "bench_events",
+    "bench_apply",
+    "bench_clients",
+    "bench_ready",
+    "bench_swap",
+];
+
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: cargo xtask bench --only dump_1m_hash_ms --json target/bench.json\n\nNeeds root.")]
 pub struct Bench {
@@ -48,13 +61,14 @@ struct Group {
     measure: fn() -> Result<Vec<Figure>>,
 }
 
-const GROUPS: [Group; 9] = [
+const GROUPS: [Group; 10] = [
     Group { names: load::NAMES, measure: load::measure },
     Group { names: dump::NAMES, measure: dump::measure },
     Group { names: inspect::NAMES, measure: inspect::measure },
     Group { names: memory::NAMES, measure: memory::measure },
     Group { names: &["agent_image_mib", "operator_image_mib"], measure: images },
     Group { names: apply::NAMES, measure: apply::measure },
+    Group { names: beside::NAMES, measure: beside::measure },
     Group { names: swap::NAMES, measure: swap::measure },
     Group { names: scale::NAMES, measure: scale::measure },
     Group { names: cluster::NAMES, measure: cluster::measure },
@@ -95,22 +109,9 @@ fn build() -> Result<()> {
     for package in ["skep-operator", "skep-node-agent", "kubectl-skep", "skep-kernel"] {
         cargo.args(["--package", package]);
     }
-    cargo.args([
-        "--example",
-        "bench_load",
-        "--example",
-        "bench_dump",
-        "--example",
-        "bench_lookup",
-        "--example",
-        "bench_events",
-        "--example",
-        "bench_apply",
-        "--example",
-        "bench_ready",
-        "--example",
-        "bench_swap",
-    ]);
+    for example in EXAMPLES {
+        cargo.args(["--example", example]);
+    }
     step::run("release benchmarks", cargo.env("RUSTFLAGS", "-C target-feature=+crt-static"))
 }
 

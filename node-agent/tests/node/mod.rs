@@ -352,19 +352,19 @@ impl Node {
     }
 
     /// Slot 0 of the map `hits`, through the Inspector.
-    pub async fn hits(&mut self, name: &str) -> u64 {
+    pub async fn hits(&self, name: &str) -> u64 {
         self.slot(name, 0).await
     }
 
     /// A slot of the map `hits`, through the Inspector.
-    pub async fn slot(&mut self, name: &str, slot: u32) -> u64 {
+    pub async fn slot(&self, name: &str, slot: u32) -> u64 {
         let request = LookupMapRequest {
             program: Some(ProgramRef { namespace: "test".into(), name: name.into() }),
             map: "hits".into(),
             key: Some(Key::Json(skep_proto::value::from_json(&serde_json::json!(slot)))),
             schema: false,
         };
-        let answer = self.client.as_mut().unwrap().lookup_map(request).await.unwrap().into_inner();
+        let answer = self.inspector().lookup_map(request).await.unwrap().into_inner();
         u64::from_ne_bytes(answer.raw_value[..].try_into().unwrap())
     }
 

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 /// All figures, in the order of the table.
-pub const NAMES: [&str; 43] = [
+pub const NAMES: [&str; 47] = [
     "load_attach_pin_per_s",
     "dump_1m_hash_ms",
     "bpftool_dump_1m_ms",
@@ -23,6 +23,10 @@ pub const NAMES: [&str; 43] = [
     "operator_image_mib",
     "standalone_apply_to_ready_ms_p50",
     "standalone_apply_to_ready_ms_p99",
+    "quiet_lookup_p99_us",
+    "beside_200_dumps_lookup_p99_us",
+    "quiet_apply_to_ready_ms_p99",
+    "beside_200_dumps_apply_to_ready_ms_p99",
     "update_swap_us_p50_xdp",
     "update_swap_us_p50_tcx",
     "update_swap_us_p50_tc",

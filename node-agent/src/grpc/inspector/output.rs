@@ -13,11 +13,14 @@ use skep_kernel::printk::Printk;
 use skep_kernel::sys::program::{self, Stream as Text};
 use skep_proto::v1::tail_output_request::Source;
 use skep_proto::v1::{OutputFrame, ProgramReport, TailOutputRequest};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
+use super::dump::STALLED;
 use super::programs::open;
 use super::trial::no_function;
 use super::{InspectorService, QUEUE, failed};
@@ -120,7 +123,9 @@ fn follow(sender: &Sender, mut printk: Printk) {
             Err(e) => Err(failed(format!("reading the trace pipe: {e}"))),
         };
         let last = frame.is_err();
-        if sender.blocking_send(frame).is_err() || last {
+        // A place that somebody does not use is another's.
+        let sent = Handle::current().block_on(timeout(STALLED, sender.send(frame)));
+        if last || !sent.is_ok_and(|sent| sent.is_ok()) {
             return;
         }
     }
