@@ -1,6 +1,8 @@
 //! `maps dump`: what is in a map.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -18,7 +20,7 @@ use crate::deadline::within;
 use crate::entries::{Entry, unpack};
 use crate::error::Error;
 use crate::names::{self, Names};
-use crate::order::compare;
+use crate::order::{Ranks, compare};
 use crate::output::{self, note};
 use crate::schema::Schema;
 use crate::source::{self, Access};
@@ -90,7 +92,10 @@ pub async fn run(global: &Global, dump: &MapsDump) -> Result<(), Error> {
     if dump.top.is_none() {
         answers.answers.iter_mut().for_each(Contents::sort);
     }
-    output::print(&render(&answers.answers, dump.output, answers.several))?;
+    match dump.output {
+        DumpFormat::Json => output::print_all(&json(&answers.answers))?,
+        format => output::print(&render(&answers.answers, format, answers.several))?,
+    }
     answers.complete()
 }
 
@@ -241,14 +246,16 @@ impl Contents {
     }
 
     fn rows(&self) -> impl Iterator<Item = Row<'_>> {
-        self.entries.iter().map(|entry| {
-            let value = value(&self.schema, entry, self.per_cpu);
-            let value = match self.inner.get(&entry.key) {
-                Some(inner) => inner.value(value, self.per_cpu),
-                None => value,
-            };
-            Row { node: &self.node, key: entry.key(&self.schema), value }
-        })
+        self.entries.iter().map(|entry| self.row(entry))
+    }
+
+    fn row(&self, entry: &Entry) -> Row<'_> {
+        let value = value(&self.schema, entry, self.per_cpu);
+        let value = match self.inner.get(&entry.key[..]) {
+            Some(inner) => inner.value(value, self.per_cpu),
+            None => value,
+        };
+        Row { node: &self.node, key: entry.key(&self.schema), value }
     }
 }
 
@@ -267,6 +274,9 @@ impl Inner {
 }
 
 fn sort(schema: &Schema, entries: &mut Vec<Entry>) {
+    if let Some(ranks) = Ranks::of(&schema.key) {
+        return entries.sort_by_cached_key(|entry| ranks.rank(&entry.key));
+    }
     let mut keyed: Vec<(Value, Entry)> = entries.drain(..).map(|entry| (entry.key(schema), entry)).collect();
     keyed.sort_by(|(a, _), (b, _)| compare(a, b));
     entries.extend(keyed.into_iter().map(|(_, entry)| entry));
@@ -291,12 +301,42 @@ fn value(schema: &Schema, entry: &Entry, per_cpu: Option<PerCpu>) -> Value {
 pub fn render(all: &[Contents], format: DumpFormat, nodes: bool) -> String {
     match format {
         DumpFormat::Table => table(all, nodes),
-        DumpFormat::Json => output::json(&all.iter().flat_map(Contents::rows).collect::<Vec<_>>()),
+        DumpFormat::Json => json(all).concat(),
         DumpFormat::Yaml => output::yaml(&all.iter().flat_map(Contents::rows).collect::<Vec<_>>()),
         DumpFormat::Jsonl => jsonl(all),
         DumpFormat::Csv => csv(all, nodes),
         DumpFormat::Raw => raw(all, nodes),
     }
+}
+
+/// Entries that one thread makes text of at once.
+const AT_ONCE: usize = 8192;
+
+/// A list of all entries, in parts: large maps are text by gigabytes, of which several threads make their shares.
+pub fn json(all: &[Contents]) -> Vec<String> {
+    let work: Vec<(&Contents, &[Entry])> =
+        all.iter().flat_map(|of| of.entries.chunks(AT_ONCE).map(move |some| (of, some))).collect();
+    let parts: Vec<OnceLock<String>> = work.iter().map(|_| OnceLock::new()).collect();
+    let next = AtomicUsize::new(0);
+    let share = || {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some((of, some)) = work.get(index) else { return };
+            let list = output::json(&some.iter().map(|entry| of.row(entry)).collect::<Vec<_>>());
+            let rows = list.strip_prefix('[').and_then(|rest| rest.strip_suffix("\n]\n")).unwrap_or(&list);
+            // Nobody else has this index.
+            let _set = parts[index].set(format!("{}{rows}", if index == 0 { "[" } else { "," }));
+        }
+    };
+    std::thread::scope(|scope| {
+        let others = std::thread::available_parallelism().map_or(1, usize::from).min(work.len());
+        for _ in 1..others {
+            scope.spawn(share);
+        }
+        share();
+    });
+    let last = if work.is_empty() { "[]\n" } else { "\n]\n" };
+    parts.into_iter().filter_map(OnceLock::into_inner).chain([last.to_owned()]).collect()
 }
 
 /// An entry a line.
@@ -331,7 +371,7 @@ fn raw(all: &[Contents], nodes: bool) -> String {
             text.push_str(&entry.raw(&contents.schema));
             text.push('\n');
             // Below the outer map's entry, set in.
-            let inner = contents.inner.get(&entry.key);
+            let inner = contents.inner.get(&entry.key[..]);
             for (schema, entry) in inner.iter().flat_map(|inner| inner.each()) {
                 text.push_str(&format!("  {}\n", entry.raw(schema)));
             }
@@ -390,7 +430,7 @@ fn cells<'a>(alike: &'a [&'a Contents], nodes: bool) -> impl Iterator<Item = Vec
     entries.flat_map(move |(contents, entry)| {
         let lead = nodes.then(|| contents.node.clone());
         let own: Vec<String> = lead.into_iter().chain(row(&contents.schema, entry, contents)).collect();
-        let inner = contents.inner.get(&entry.key).into_iter().flat_map(Inner::each);
+        let inner = contents.inner.get(&entry.key[..]).into_iter().flat_map(Inner::each);
         let mut rows: Vec<Vec<String>> =
             inner.map(|(schema, entry)| own.iter().cloned().chain(row(schema, entry, contents)).collect()).collect();
         if rows.is_empty() {

@@ -64,7 +64,7 @@ pub async fn get(global: &Global, get: &MapsGet) -> Result<(), Error> {
             };
             let answer = agent.lookup(request).await?;
             let schema = Schema::new(answer.schema.ok_or(Error::Schema("it has no description"))?)?;
-            let entry = Entry { key: answer.raw_key.to_vec(), values: answer.raw_value.to_vec() };
+            let entry = Entry { key: answer.raw_key, values: answer.raw_value };
             let entries = if answer.found { vec![entry] } else { Vec::new() };
             Ok(Contents::new(agent.node.clone(), schema, entries, None))
         }

@@ -1,5 +1,6 @@
 //! Entries of a map, out of packed frames.
 
+use prost::bytes::Bytes;
 use serde_json::Value;
 use skep_object::btf::decode::hex;
 use skep_object::btf::percpu::{self, Reduce};
@@ -8,12 +9,12 @@ use skep_proto::v1::RawEntries;
 use crate::error::Error;
 use crate::schema::Schema;
 
-/// One entry, as it lies in memory.
+/// One entry, as it lies in memory: a piece of the frame that it came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    pub key: Vec<u8>,
+    pub key: Bytes,
     /// One value, or one per CPU, each padded to the stride.
-    pub values: Vec<u8>,
+    pub values: Bytes,
 }
 
 /// Takes a frame apart.
@@ -28,9 +29,10 @@ pub fn unpack(schema: &Schema, frame: &RawEntries) -> Result<Vec<Entry>, Error> 
     if value_len == 0 || !fits(frame.keys.len(), key_len) || !fits(frame.values.len(), value_len) {
         return Err(Error::Schema("its entries have another size than it says"));
     }
-    let values = frame.values.chunks_exact(value_len).enumerate();
-    let key = |index: usize| frame.keys[index * key_len..(index + 1) * key_len].to_vec();
-    Ok(values.map(|(index, values)| Entry { key: key(index), values: values.to_vec() }).collect())
+    let piece = |of: &Bytes, index: usize, len: usize| of.slice(index * len..(index + 1) * len);
+    let entry =
+        |index| Entry { key: piece(&frame.keys, index, key_len), values: piece(&frame.values, index, value_len) };
+    Ok((0..count).map(entry).collect())
 }
 
 impl Entry {

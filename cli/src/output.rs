@@ -8,8 +8,14 @@ use crate::error::Error;
 
 /// Prints a whole text.
 pub fn print(text: &str) -> Result<(), Error> {
+    print_all(&[text])
+}
+
+/// Prints texts, one after the other.
+pub fn print_all(texts: &[impl AsRef<str>]) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    let mut all = texts.iter();
+    match all.try_for_each(|text| out.write_all(text.as_ref().as_bytes())).and_then(|()| out.flush()) {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other.map_err(Error::Output),
     }

@@ -215,10 +215,46 @@ fn dump_shows_a_map_in_every_format() {
 #[test]
 fn a_cpu_that_wrote_nothing_says_nothing() {
     let mut one = contents("node-1", &[1]);
-    one.entries[0].values[16..].fill(0);
+    let kept = |values: &[u8], first: usize| [&values[..first], &vec![0; values.len() - first]].concat().into();
+    one.entries[0].values = kept(&one.entries[0].values, 16);
     golden("dump-idle-cpu.txt", &dump::render(&[one.clone()], DumpFormat::Table, false));
-    one.entries[0].values.fill(0);
+    one.entries[0].values = kept(&one.entries[0].values, 0);
     assert!(dump::render(&[one], DumpFormat::Table, false).ends_with("0         NEW\n"));
+}
+
+/// Large maps are made text of in parts, by several threads.
+#[test]
+fn parts_come_to_one_list() {
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    struct Row {
+        node: String,
+        key: Value,
+        value: Value,
+    }
+    let numbers: Vec<u8> = (0..20_000u32).map(|number| (number % 251) as u8).collect();
+    let all = [contents("node-1", &numbers), contents("node-2", &[7])];
+    let text = dump::render(&all, DumpFormat::Json, true);
+    let list: Vec<Row> = serde_json::from_str(&text).unwrap();
+    assert_eq!(list.len(), 20_001);
+    assert!(dump::json(&all).len() > 3);
+    assert_eq!(text, output::json(&list), "and is indented as a whole would be");
+    let lines = dump::render(&all, DumpFormat::Jsonl, true);
+    let lines: Vec<Row> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(list, lines, "in the same order");
+}
+
+/// Of an arena the kernel has no size of a value.
+#[test]
+fn values_without_a_size_are_as_long_as_their_stride() {
+    let map = MapInfo { r#type: "arena".into(), value_size: 0, key_size: 0, ..info("memory") };
+    let described = |kind, size| Some(type_message(&desc(kind, size)));
+    let (key, value) = (described(TypeKind::Pointer, 8), described(TypeKind::Bytes, 4));
+    let schema = MapSchema { map: Some(map), key, value, values_per_entry: 1, value_stride: 4, ..MapSchema::default() };
+    let schema = Schema::new(schema).unwrap();
+    let frame = RawEntries { count: 1, keys: vec![0, 16, 0, 0, 1, 0, 0, 0].into(), values: vec![1, 2, 3, 4].into() };
+    let entries = unpack(&schema, &frame).unwrap();
+    let text = dump::render(&[Contents::new("n".into(), schema, entries, None)], DumpFormat::Jsonl, false);
+    assert_eq!(text, "{\"node\":\"n\",\"key\":\"0x100001000\",\"value\":\"0x01020304\"}\n");
 }
 
 #[test]

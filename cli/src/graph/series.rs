@@ -102,7 +102,7 @@ impl Looks {
             let number = numbers.reduce(|a, b| a + b);
             let track = of
                 .tracks
-                .entry(entry.key.clone())
+                .entry(entry.key.to_vec())
                 .or_insert_with(|| Track { key: entry.key(schema), values: vec![None; looks] });
             if let Some(last) = track.values.last_mut() {
                 *last = number;
