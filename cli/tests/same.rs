@@ -438,6 +438,10 @@ fn every_type_and_every_shape_is_what_bpftool_shows() {
 fn head(host: &Host, same: &mut Same, name: &str, id: u32) {
     let output = Command::new("bpftool").args(["-j", "map", "peek", "id", &id.to_string()]).output().unwrap();
     let theirs = parsed(std::str::from_utf8(&output.stdout).unwrap());
+    // The kernel keeps no types of it, but the object does.
+    let typed = parsed(&host.out(&["maps", "dump", "same", name, "-o", "json"]));
+    assert_eq!(typed[0]["value"].is_u64(), name == "a_queue", "{typed}");
+    assert_eq!(typed[0]["value"]["y"].is_number(), name == "a_stack", "{typed}");
     let raw = host.out(&["maps", "dump", "same", name, "-o", "raw"]);
     assert_eq!(unhex(raw.trim().rsplit(' ').next().unwrap()), bytes(&theirs["value"]), "{name}");
     if let Some(formatted) = theirs.get("formatted") {

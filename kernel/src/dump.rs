@@ -53,8 +53,9 @@ fn way(info: &MapInfo) -> Way {
     match info.map_type {
         types::ARRAY if info.flags & MMAPABLE != 0 => Way::Mapped,
         types::QUEUE | types::STACK => Way::Head,
-        types::RINGBUF | types::USER_RINGBUF | types::PERF_EVENT_ARRAY => {
-            Way::Refused("its records can be read once only, and are read as events")
+        types::USER_RINGBUF => Way::Refused("programs take its records out; put some in (kubectl skep maps put)"),
+        types::RINGBUF | types::PERF_EVENT_ARRAY => {
+            Way::Refused("its records can be read once only; follow them as events (kubectl skep events)")
         }
         types::BLOOM_FILTER => Way::Refused("it answers whether a value may be in it, and cannot list them"),
         types::SOCKMAP | types::SOCKHASH | types::REUSEPORT_SOCKARRAY if info.value_size != 8 => {
@@ -86,13 +87,28 @@ impl Types {
         if let Some(known) = self.lock().get(&info.id) {
             return Ok(known.clone());
         }
-        let described = described(info)?;
+        let described = described(info, Said::default())?;
+        self.remember(info.id, described.clone());
+        Ok(described)
+    }
+
+    /// Whether it was looked at before.
+    pub fn knows(&self, id: u32) -> bool {
+        self.lock().contains_key(&id)
+    }
+
+    /// Describes a map by what its object says, where the kernel keeps no types.
+    pub fn learn(&self, info: &MapInfo, said: Said) -> io::Result<()> {
+        self.remember(info.id, described(info, said)?);
+        Ok(())
+    }
+
+    fn remember(&self, id: u32, described: Described) {
         let mut known = self.lock();
         if known.len() >= REMEMBERED {
             known.clear();
         }
-        known.insert(info.id, described.clone());
-        Ok(described)
+        known.insert(id, described);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, Described>> {
@@ -100,23 +116,31 @@ impl Types {
     }
 }
 
-fn described(info: &MapInfo) -> io::Result<Described> {
+/// What an object says of a map's keys and values: of some types of maps the kernel takes no description.
+#[derive(Debug, Default)]
+pub struct Said {
+    pub key: Option<TypeDesc>,
+    pub value: Option<TypeDesc>,
+}
+
+fn described(info: &MapInfo, said: Said) -> io::Result<Described> {
     let btf = btf_of(info)?;
-    let describe = |id: u32, size: u32| match &btf {
-        Some(btf) if id != 0 => TypeDesc::of(btf, id),
+    let describe = |id: u32, size: u32, said: Option<TypeDesc>| match (&btf, said) {
+        (Some(btf), _) if id != 0 => TypeDesc::of(btf, id),
+        (_, Some(said)) if said.size == size => said,
         _ => TypeDesc::bytes(size),
     };
     let key = match Owners::of(info.map_type) {
         Some(owners) => owners.key(),
         None if info.map_type == types::ARENA => arena::key(),
         None if info.key_type == 0 && is_indexed(info) => uint("u32", 4),
-        None => describe(info.key_type, info.key_size),
+        None => describe(info.key_type, info.key_size, said.key),
     };
     let value = match kernels_own(info) {
         _ if info.map_type == types::ARENA => arena::value(),
         Some(value) if info.value_type == 0 => value,
         _ if info.kernel_value_type != 0 => kernels_type(info)?,
-        _ => describe(info.value_type, info.value_size),
+        _ => describe(info.value_type, info.value_size, said.value),
     };
     Ok((Arc::new(key), Arc::new(value)))
 }
@@ -264,7 +288,7 @@ impl MapReader {
     /// Reads the map's description.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         let map = Map::new(fd)?;
-        let described = described(map.info())?;
+        let described = described(map.info(), Said::default())?;
         Self::with(map, described)
     }
 
@@ -289,6 +313,12 @@ impl MapReader {
 
     pub fn info(&self) -> &MapInfo {
         self.map.info()
+    }
+
+    /// Whether nobody has said what its bytes mean.
+    pub fn is_untyped(&self) -> bool {
+        let bytes = |desc: &TypeDesc| desc.kind == TypeKind::Bytes && desc.size > 0;
+        (bytes(&self.key) || bytes(&self.value)) && self.info().map_type != types::ARENA
     }
 
     pub fn map(&self) -> &Map {

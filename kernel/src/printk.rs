@@ -1,7 +1,7 @@
 //! What programs print by bpf_printk, read from a trace instance of one's own.
 //!
 //! **Guarantees.** Nobody else misses a line: neither the global trace pipe nor another instance is read. The instance goes
-//! with its reader; one that a killed process left goes when the next is made.
+//! with its reader; one that a killed process left goes by [`remove_left`].
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -41,7 +41,7 @@ impl Printk {
     pub fn open() -> io::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let instances = Path::new(INSTANCES);
-        remove_left(instances);
+        remove_left();
         let name = format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = instances.join(name);
         std::fs::create_dir(&dir)?;
@@ -101,8 +101,8 @@ fn lost(line: &str) -> Option<u64> {
 }
 
 /// Removes instances of processes that are not there any more.
-fn remove_left(instances: &Path) {
-    for entry in std::fs::read_dir(instances).into_iter().flatten().flatten() {
+pub fn remove_left() {
+    for entry in std::fs::read_dir(INSTANCES).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let Some((pid, _)) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split_once('-')) else {
             continue;

@@ -64,6 +64,15 @@ pub fn value_refusal(info: &MapInfo, value: &[u8]) -> Option<&'static str> {
         .then_some("bpf_prog: programs of its entries are set by its owner, who opens them; write 0")
 }
 
+/// Why the map can have no such key; `None`: it can.
+pub fn key_refusal(info: &MapInfo, key: &[u8]) -> Option<String> {
+    // struct bpf_lpm_trie_key: how many bits count, then they.
+    let bits = u32::from_ne_bytes(key.get(..4)?.try_into().ok()?);
+    let most = (key.len() as u32 - 4) * 8;
+    (info.map_type == types::LPM_TRIE && bits > most)
+        .then(|| format!("a prefix of {bits} bits is outside 0..={most}, of {} bytes", key.len() - 4))
+}
+
 /// Why entries of such a map cannot be taken out; `None`: they can.
 pub fn deletion_refusal(info: &MapInfo) -> Option<&'static str> {
     match info.map_type {
@@ -118,6 +127,15 @@ pub fn delete(map: &Map, keys: &[Vec<u8>]) -> Result<u64, WriteError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn prefixes_are_as_long_as_what_follows_them() {
+        let trie = MapInfo { map_type: types::LPM_TRIE, ..MapInfo::default() };
+        let key = |bits: u32| [bits.to_ne_bytes(), [10, 0, 0, 0]].concat();
+        assert_eq!(key_refusal(&trie, &key(32)), None);
+        assert_eq!(key_refusal(&trie, &key(33)).unwrap(), "a prefix of 33 bits is outside 0..=32, of 4 bytes");
+        assert_eq!(key_refusal(&MapInfo { map_type: types::HASH, ..MapInfo::default() }, &key(33)), None);
+    }
 
     /// What is read in the second word is an id; what is written there, a descriptor of the writer's.
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use skep_image::{Cache, Registry, RegistryConfig};
-use skep_kernel::{Host, Kernel, probe};
+use skep_kernel::{Host, Kernel, printk, probe};
 use skep_proto::v1::Feature;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -45,6 +45,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let store = Store::open(&config.places.state_dir)?;
     let (host, _lock) = open_host(&config.places)?;
     let host = Arc::new(host);
+    printk::remove_left();
     let registry = Registry::new(&registry_config(&config)?)?;
     let cache = Cache::open(&config.places.state_dir.join("images"))?;
     let (view_sender, view) = watch::channel(Arc::new(NodeView::default()));
@@ -257,6 +258,7 @@ pub fn purge(places: &Places) -> anyhow::Result<()> {
         store.remove(&program.uid)?;
     }
     drop(store);
+    printk::remove_left();
     forget(places)?;
     remove_socket(&places.socket);
     println!(

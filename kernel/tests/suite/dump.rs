@@ -271,8 +271,8 @@ fn operations_that_are_registered_are_shown_by_name() {
 #[test]
 fn what_cannot_be_listed_says_why() {
     for (map_type, value_size, entries, says) in [
-        (types::RINGBUF, 0, 4096, "read as events"),
-        (types::PERF_EVENT_ARRAY, 4, 0, "read as events"),
+        (types::RINGBUF, 0, 4096, "follow them as events"),
+        (types::PERF_EVENT_ARRAY, 4, 0, "follow them as events"),
         (types::BLOOM_FILTER, 8, 100, "cannot list them"),
     ] {
         let key_size = if map_type == types::PERF_EVENT_ARRAY { 4 } else { 0 };

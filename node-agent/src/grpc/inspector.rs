@@ -12,6 +12,7 @@ mod output;
 mod programs;
 mod records;
 mod trial;
+mod types;
 mod watch;
 mod write;
 
@@ -125,6 +126,9 @@ impl InspectorService {
             let message = format!("{}/{} has no map {map}; it has {}", report.namespace, report.name, names.join(", "));
             return Err(refuse(Code::NotFound, Reason::TargetNotFound, message));
         };
+        if !self.types.knows(known.id) {
+            self.learn(report, map, known.id).await?;
+        }
         let (host, types) = (self.host.clone(), self.types.clone());
         let (uid, map, id) = (report.uid.clone(), map.to_owned(), known.id);
         blocking(move || work(open_map(&host, &types, &uid, &map, id)?)).await.map_err(failed)?

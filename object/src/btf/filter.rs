@@ -6,6 +6,7 @@
 
 use serde_json::Value;
 
+use super::decode::hex;
 use super::desc::{FieldDesc, TypeDesc, TypeKind};
 use super::encode::encode;
 use super::format::Format;
@@ -109,9 +110,15 @@ impl Operator {
             Operator::AtMost => matches!(order(), Some(Less | Equal)),
             Operator::More => order() == Some(Greater),
             Operator::AtLeast => matches!(order(), Some(Greater | Equal)),
-            Operator::Begins => {
-                matches!((value, literal), (Value::String(v), Value::String(l)) if v.starts_with(l.as_str()))
-            }
+            Operator::Begins => match (value, literal) {
+                (Value::String(v), Value::String(l)) => v.starts_with(l.as_str()),
+                // A list of bytes, as the hexadecimal that it may be written as.
+                (Value::Array(bytes), Value::String(l)) => {
+                    let bytes = bytes.iter().map(|byte| byte.as_u64().unwrap_or(0) as u8).collect::<Vec<u8>>();
+                    hex(&bytes).starts_with(&l.to_ascii_lowercase())
+                }
+                _ => false,
+            },
         }
     }
 
@@ -122,10 +129,21 @@ impl Operator {
 
 /// The order of two numbers; whole ones are compared without rounding.
 fn compare(a: &Value, b: &Value) -> Option<std::cmp::Ordering> {
-    let whole = |value: &Value| value.as_i64().map(i128::from).or(value.as_u64().map(i128::from));
-    match (whole(a), whole(b)) {
+    // Beyond 64 bits they are decoded as text. Of one type both are within i128, or neither is negative.
+    let signed = |value: &Value| match value {
+        Value::Number(number) => number.as_i128(),
+        Value::String(text) => text.parse::<i128>().ok(),
+        _ => None,
+    };
+    let large = |value: &Value| value.as_str()?.parse::<u128>().ok();
+    match (signed(a), signed(b)) {
         (Some(a), Some(b)) => Some(a.cmp(&b)),
-        _ => a.as_f64()?.partial_cmp(&b.as_f64()?),
+        (Some(_), None) if large(b).is_some() => Some(std::cmp::Ordering::Less),
+        (None, Some(_)) if large(a).is_some() => Some(std::cmp::Ordering::Greater),
+        _ => match (large(a), large(b)) {
+            (Some(a), Some(b)) => Some(a.cmp(&b)),
+            _ => a.as_f64()?.partial_cmp(&b.as_f64()?),
+        },
     }
 }
 
@@ -142,7 +160,11 @@ impl Member {
 
     /// Its number in a value, whatever it is shown as; `None` of what is none.
     pub fn number(&self, values: &[&[u8]]) -> Option<f64> {
-        plain(&self.field).decode(values.get(self.root)?).as_f64()
+        match plain(&self.field).decode(values.get(self.root)?) {
+            // Beyond 64 bits.
+            Value::String(text) => text.parse().ok(),
+            other => other.as_f64(),
+        }
     }
 
     /// What it is shown as.
@@ -192,9 +214,23 @@ fn plain(field: &FieldDesc) -> FieldDesc {
 
 fn is_number(desc: &TypeDesc) -> bool {
     let shown = matches!(desc.name.format, Format::Plain | Format::NetworkOrder);
-    let kind = matches!(desc.kind, TypeKind::Uint | TypeKind::Int | TypeKind::Char | TypeKind::Float);
-    // Of 16 bytes it is shown as text.
-    shown && kind && desc.size <= 8
+    match desc.kind {
+        TypeKind::Uint | TypeKind::Int => shown && desc.size <= 16,
+        TypeKind::Char | TypeKind::Float => shown && desc.size <= 8,
+        _ => false,
+    }
+}
+
+/// Whether values are shown as text, or may be written as one.
+fn is_text(desc: &TypeDesc) -> bool {
+    match &desc.kind {
+        _ if !matches!(desc.name.format, Format::Plain | Format::NetworkOrder) => {
+            !matches!(desc.name.format, Format::Interface | Format::Task | Format::Cgroup)
+        }
+        TypeKind::Array { element, .. } => element.kind == TypeKind::Char || element.is_byte(),
+        TypeKind::Bytes | TypeKind::Pointer | TypeKind::Enum { .. } => true,
+        _ => false,
+    }
 }
 
 struct Parser<'a> {
@@ -251,9 +287,12 @@ impl<'a> Parser<'a> {
         if operator.is_order() && !is_number(&plain.desc) {
             return Err(FilterError(format!("{path} is no number, and has no order; compare it by ==, != or ^=")));
         }
+        if operator == Operator::Begins && !is_text(&member.field.desc) {
+            return Err(FilterError(format!("{path} is no text, and begins with nothing; compare it by == or !=")));
+        }
         let literal = match operator {
             Operator::Begins => Value::from(text),
-            _ => literal(&member.field, &plain, &path, text, quoted)?,
+            _ => literal(&member.field, &plain, &path, &text, quoted)?,
         };
         let member = if operator == Operator::Begins { member } else { Member { field: plain, ..member } };
         Ok(Condition::Is { member, operator, literal })
@@ -296,20 +335,20 @@ impl<'a> Parser<'a> {
         Some(&text[..end]).filter(|name| !name.is_empty())
     }
 
-    /// The text of a literal, and whether it was in quotes.
-    fn literal(&mut self, path: &str) -> Result<(&'a str, bool), FilterError> {
+    /// The text of a literal, and whether it was in quotes, where `\"` is one.
+    fn literal(&mut self, path: &str) -> Result<(String, bool), FilterError> {
         let text = self.rest.trim_start();
         if let Some(quoted) = text.strip_prefix('"') {
-            let (inside, rest) =
-                quoted.split_once('"').ok_or_else(|| FilterError("a closing \" is missing".to_owned()))?;
-            self.rest = rest;
-            return Ok((inside, true));
+            let closing = quoted.match_indices('"').find(|(at, _)| !quoted[..*at].ends_with('\\'));
+            let (end, _) = closing.ok_or_else(|| FilterError("a closing \" is missing".to_owned()))?;
+            self.rest = &quoted[end + 1..];
+            return Ok((quoted[..end].replace("\\\"", "\""), true));
         }
         let end = text.find(|c: char| c.is_whitespace() || matches!(c, ')' | '(' | '&' | '|')).unwrap_or(text.len());
         self.rest = &text[end..];
         match &text[..end] {
             "" => Err(self.expected(&format!("what to compare {path} with"), text)),
-            word => Ok((word, false)),
+            word => Ok((word.to_owned(), false)),
         }
     }
 
@@ -371,11 +410,11 @@ fn element(of: &FieldDesc, index: &str, path: &str) -> Result<FieldDesc, FilterE
     let TypeKind::Array { element, count } = &of.desc.kind else {
         return Err(FilterError(format!("{path} is no array")));
     };
-    let at: u32 = index
-        .parse()
-        .ok()
-        .filter(|at| at < count)
-        .ok_or_else(|| FilterError(format!("{path}[{index}]: its elements are 0 to {}", i64::from(*count) - 1)))?;
+    let outside = || match count {
+        0 => FilterError(format!("{path}[{index}]: the type has no elements there")),
+        count => FilterError(format!("{path}[{index}]: its elements are 0 to {}", count - 1)),
+    };
+    let at: u32 = index.parse().ok().filter(|at| at < count).ok_or_else(outside)?;
     let offset = at.checked_mul(element.size).and_then(|bytes| bytes.checked_mul(8));
     let bit_offset = offset.and_then(|bits| bits.checked_add(of.bit_offset));
     let bit_offset = bit_offset.ok_or_else(|| FilterError(format!("{path}[{index}] is too far away")))?;

@@ -1,11 +1,13 @@
 //! A map's contents as a stream: schema, entries, end. What a client does not want is left out on the node.
 
-use std::cmp::{Ordering, Reverse};
+use std::cmp::{self, Reverse};
 use std::collections::BinaryHeap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use prost::bytes::Bytes;
+use skep_crds::Reason;
 use skep_kernel::dump::{MapReader, PORTION, Place, Portion};
 use skep_kernel::sys::map::{self, types};
 use skep_object::btf::filter::{Filter, Member};
@@ -17,10 +19,11 @@ use skep_proto::v1::{
 use skep_proto::value::from_json;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{Line, failed, map_info};
 use crate::grpc::frames::type_message;
+use crate::grpc::refuse;
 use crate::images::blocking;
 
 /// Decoded entries a frame.
@@ -256,13 +259,18 @@ fn place(page: &[u8], reader: &MapReader) -> Option<Place> {
     Place::from_bytes(place, reader.key_len())
 }
 
-/// Who reads a stream of a map.
+/// Who reads a stream of a map. One that leaves it unread for too long is cut off: it is told so when it reads again, and
+/// nothing else any more.
 #[derive(Clone, Debug)]
-pub struct Client(mpsc::Sender<Result<MapFrame, Status>>);
+pub struct Client {
+    sender: mpsc::Sender<Result<MapFrame, Status>>,
+    patience: Duration,
+    cut: Arc<AtomicBool>,
+}
 
 impl Client {
     pub fn new(sender: mpsc::Sender<Result<MapFrame, Status>>) -> Self {
-        Client(sender)
+        Client { sender, patience: STALLED, cut: Arc::default() }
     }
 
     /// A place among those who read, when it is its turn; `None` when the client is gone.
@@ -273,12 +281,28 @@ impl Client {
 
     /// False when it is gone, or did not read for a while: its place is somebody else's.
     pub async fn tell(&self, frame: Result<MapFrame, Status>) -> bool {
-        matches!(tokio::time::timeout(STALLED, self.0.send(frame)).await, Ok(Ok(())))
+        if self.cut.load(Ordering::Relaxed) {
+            return false;
+        }
+        let told = tokio::time::timeout(self.patience, self.sender.send(frame)).await;
+        if told.is_err() {
+            self.cut.store(true, Ordering::Relaxed);
+            // Takes neither a thread nor a place, and ends with the client.
+            let (sender, patience) = (self.sender.clone(), self.patience);
+            tokio::spawn(async move {
+                let message = format!(
+                    "the stream was left unread for {} s and is cut off here: others waited for its place; read faster, or ask for less",
+                    patience.as_secs()
+                );
+                let _gone = sender.send(Err(refuse(Code::Aborted, Reason::Timeout, message))).await;
+            });
+        }
+        matches!(told, Ok(Ok(())))
     }
 
     /// Returns when it is gone.
     pub async fn gone(&self) {
-        self.0.closed().await;
+        self.sender.closed().await;
     }
 
     /// The same as `tell`. Blocks.
@@ -379,12 +403,12 @@ impl Top {
 }
 
 impl Ord for Ranked {
-    fn cmp(&self, other: &Self) -> Ordering {
+    fn cmp(&self, other: &Self) -> cmp::Ordering {
         self.number.total_cmp(&other.number).then_with(|| other.key.cmp(&self.key))
     }
 }
 impl PartialOrd for Ranked {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+    fn partial_cmp(&self, other: &Self) -> Option<cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
@@ -394,3 +418,24 @@ impl PartialEq for Ranked {
     }
 }
 impl Eq for Ranked {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What it missed has no end that could be taken for that of the map.
+    #[tokio::test]
+    async fn who_leaves_a_stream_unread_is_cut_off_and_told() {
+        let (sender, mut receiver) = mpsc::channel(1);
+        let client = Client { patience: Duration::from_millis(30), ..Client::new(sender) };
+        let end = || Ok(MapFrame { frame: Some(Frame::End(End::default())) });
+        assert!(client.tell(end()).await);
+        assert!(!client.tell(end()).await, "there is no room");
+        receiver.recv().await.unwrap().unwrap();
+        assert!(!client.tell(end()).await, "there is room, but what was between is missing");
+        let told = receiver.recv().await.unwrap().unwrap_err();
+        assert!(told.message().starts_with("Timeout: the stream was left unread"), "{told}");
+        drop(client);
+        assert!(receiver.recv().await.is_none());
+    }
+}

@@ -43,11 +43,11 @@ impl InspectorService {
         let reader = self.open(&report, &request.map).await?;
         let map_type = reader.info().map_type;
         if !EventReader::reads(map_type) {
-            let message = format!(
-                "map {}, a {}, holds no records: those of ring buffers and perf event arrays are read as events; dump it",
-                request.map,
-                type_name(map_type)
-            );
+            let remedy = match map_type {
+                types::USER_RINGBUF => "its records go to programs: put some in (kubectl skep maps put)",
+                _ => "it holds no records, as ring buffers and perf event arrays do: dump it (kubectl skep maps dump)",
+            };
+            let message = format!("map {}, a {}, has no events: {remedy}", request.map, type_name(map_type));
             return Err(refuse(Code::FailedPrecondition, Reason::KernelUnsupported, message));
         }
         let wish = Wish::new(&request, &report).await?;

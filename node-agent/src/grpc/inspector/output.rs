@@ -88,10 +88,16 @@ impl InspectorService {
         });
         first.await.map_err(failed)??;
         // No thread waits for it: whoever follows may be many, and read slowly.
+        let of = report.clone();
         tokio::spawn(async move {
             while !sender.is_closed() {
                 let (service, report, function) = (service.clone(), report.clone(), function.clone());
-                let frames = blocking(move || taken(&service, &report, &function, text)).await.unwrap_or_default();
+                let frames = blocking(move || taken(&service, &report, &function, text)).await;
+                let Ok(Some(frames)) = frames else {
+                    let message = format!("{}/{} runs here no more", of.namespace, of.name);
+                    let _gone = sender.send(Err(refuse(Code::Aborted, Reason::TargetNotFound, message))).await;
+                    return;
+                };
                 for frame in frames {
                     if sender.send(Ok(frame)).await.is_err() {
                         return;
@@ -131,9 +137,9 @@ fn follow(sender: &Sender, mut printk: Printk) {
     }
 }
 
-/// What the functions that run now have printed. Blocks.
-fn taken(service: &InspectorService, report: &ProgramReport, function: &str, text: Text) -> Vec<OutputFrame> {
-    let Some(report) = service.shared.reports.get(&report.uid) else { return Vec::new() };
+/// What the functions that run now have printed; `None`: the program is gone. Blocks.
+fn taken(service: &InspectorService, report: &ProgramReport, function: &str, text: Text) -> Option<Vec<OutputFrame>> {
+    let report = service.shared.reports.get(&report.uid)?;
     let mut frames = Vec::new();
     for loaded in open(&service.host, &report) {
         if !function.is_empty() && loaded.function != function {
@@ -146,5 +152,5 @@ fn taken(service: &InspectorService, report: &ProgramReport, function: &str, tex
             frames.push(OutputFrame { lines, function: loaded.function, lost: 0 });
         }
     }
-    frames
+    Some(frames)
 }

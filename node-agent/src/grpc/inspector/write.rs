@@ -157,6 +157,14 @@ fn encoded(reader: &MapReader, entry: MapEntry) -> Result<write::Entry, String> 
 
 /// A key's bytes.
 pub fn key(reader: &MapReader, key: Option<Datum>) -> Result<Vec<u8>, String> {
+    let bytes = key_bytes(reader, key)?;
+    match write::key_refusal(reader.info(), &bytes) {
+        Some(why) => Err(format!("key: {why}")),
+        None => Ok(bytes),
+    }
+}
+
+fn key_bytes(reader: &MapReader, key: Option<Datum>) -> Result<Vec<u8>, String> {
     let size = reader.key_len();
     match key {
         None if size == 0 => Ok(Vec::new()),

@@ -173,3 +173,42 @@ fn a_member_alone_has_a_number() {
     assert_eq!(number("value.comm"), (false, None));
     assert!(Member::parse("value.port > 1", &roots).is_err());
 }
+
+#[test]
+fn wide_integers_have_an_order() {
+    for (kind, below, above) in [(TypeKind::Int, i128::MIN, -1), (TypeKind::Uint, 5, i128::MAX)] {
+        let wide = leaf(kind, 16);
+        let holds = |text: &str, value: i128| {
+            Filter::parse(text, &[("value", &wide)]).unwrap().matches(&[&[&value.to_le_bytes()]])
+        };
+        assert!(holds(&format!("value < {above}"), below) && !holds(&format!("value > {above}"), below));
+        assert!(holds(&format!("value >= {below}"), above));
+    }
+    let largest = leaf(TypeKind::Uint, 16);
+    let more = Filter::parse("value > 170141183460469231731687303715884105728", &[("value", &largest)]).unwrap();
+    assert!(more.matches(&[&[&u128::MAX.to_le_bytes()]]) && !more.matches(&[&[&1u128.to_le_bytes()]]));
+    let member = Member::parse("value", &[("value", &largest)]).unwrap();
+    assert_eq!(member.number(&[&u128::MAX.to_le_bytes()]), Some(u128::MAX as f64));
+}
+
+#[test]
+fn what_begins_is_a_text_or_may_be_written_as_one() {
+    let octets = array(leaf(TypeKind::Uint, 1), 4);
+    let begins = |text: &str| Filter::parse(text, &[("value", &octets)]).unwrap().matches(&[&[&[0xff, 0xAB, 0, 1]]]);
+    assert!(begins("value ^= 0xff") && begins("value ^= 0xFFab") && !begins("value ^= 0xfe"));
+    let error = |text: &str| Filter::parse(text, &[("value", &flow())]).unwrap_err().to_string();
+    let expected = "filter: value.bytes is no text, and begins with nothing; compare it by == or !=";
+    assert_eq!(error("value.bytes ^= 1"), expected);
+    assert!(error("value.slots ^= 1").contains("is no text") && error("value.inner ^= 1").contains("is no text"));
+    let none = array(leaf(TypeKind::Uint, 4), 0);
+    let error = Filter::parse("value[0] == 1", &[("value", &none)]).unwrap_err();
+    assert_eq!(error.to_string(), "filter: value[0]: the type has no elements there");
+}
+
+#[test]
+fn quotes_are_written_in_quotes() {
+    let text = array(leaf(TypeKind::Char, 1), 8);
+    let filter = Filter::parse(r#"value == "a\"b" or value == "c""#, &[("value", &text)]).unwrap();
+    assert!(filter.matches(&[&[b"a\"b\0\0\0\0\0"]]) && filter.matches(&[&[b"c\0\0\0\0\0\0\0"]]));
+    assert!(Filter::parse(r#"value == "a\""#, &[("value", &text)]).is_err());
+}
