@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod actor;
+mod apart;
 pub mod backoff;
 pub mod binaries;
 pub mod checks;

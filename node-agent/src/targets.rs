@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use skep_crds::attach::Attach;
-use skep_crds::cgroup::Cgroups;
+use skep_crds::cgroup::{Cgroups, OnCgroups};
 use skep_crds::netns::NetworkNamespaces;
 use skep_crds::network::{Direction, Interfaces, XdpMode as CrdXdpMode};
 use skep_crds::selector::PodSelector;
@@ -20,7 +20,7 @@ use skep_object::kind::{Kind, attach as types};
 use wildmatch::WildMatch;
 
 pub use self::lookup::{Binaries, Functions, Lookup, NotOpened, Opened};
-use self::options::{netfilter, order, sock_addr_type, tc_type};
+use self::options::{netfilter, order, sock_addr_type, sock_type, sockopt_type, tc_type};
 use crate::view::{Cgroup, Netns, NodeView, PodView};
 
 /// A function on a hook.
@@ -121,6 +121,17 @@ impl Entry<'_> {
                 self.name(Kind::CgroupSockAddr, Some(&format!("{:?}", a.hook)));
                 self.cgroups(Kind::CgroupSockAddr, sock_addr_type(a.hook), &a.cgroups);
             }
+            Attach::CgroupSock(a) => {
+                self.name(Kind::CgroupSock, Some(&format!("{:?}", a.hook)));
+                self.cgroups(Kind::CgroupSock, sock_type(a.hook), &a.cgroups);
+            }
+            Attach::CgroupSockopt(a) => {
+                self.name(Kind::CgroupSockopt, Some(&format!("{:?}", a.hook)));
+                self.cgroups(Kind::CgroupSockopt, sockopt_type(a.hook), &a.cgroups);
+            }
+            Attach::CgroupSysctl(a) => self.on_cgroups(Kind::CgroupSysctl, a),
+            Attach::CgroupDevice(a) => self.on_cgroups(Kind::CgroupDevice, a),
+            Attach::SockOps(a) => self.on_cgroups(Kind::SockOps, a),
             Attach::SkLookup(a) => {
                 self.name(Kind::SkLookup, None);
                 self.network_namespaces(Kind::SkLookup, Options::default(), &a.network_namespaces);
@@ -246,6 +257,11 @@ impl Entry<'_> {
         for (Netns { path, cookie, .. }, name) in spaces {
             self.hook(kind, kind.row().attach_type, options.clone(), None, Target::Netns { path, cookie, name });
         }
+    }
+
+    fn on_cgroups(&mut self, kind: Kind, a: &OnCgroups) {
+        self.name(kind, None);
+        self.cgroups(kind, kind.row().attach_type, &a.cgroups);
     }
 
     fn cgroups(&mut self, kind: Kind, attach_type: u32, cgroups: &Cgroups) {

@@ -218,7 +218,7 @@ async fn clients_that_follow_or_do_not_read_hold_up_no_program() {
     assert_eq!(node.hits("counter").await, 3);
     assert!(start.elapsed() < Duration::from_secs(30), "others wait for clients that do not read");
     // Who follows hears of the end.
-    node.remove("a.yaml");
+    node.delete("a.yaml");
     if let Some(follower) = followers.first_mut() {
         let status = follower.message().await.unwrap_err();
         assert_eq!(status.message(), "TargetNotFound: test/counter runs here no more");

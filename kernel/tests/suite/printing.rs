@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use skep_kernel::load::create_map;
+use skep_kernel::printk;
 use skep_kernel::sys::map::{self, Map, types};
 use skep_kernel::sys::program::{self, Load, Stream, take_stream};
 use skep_object::btf::{Btf, Kind};
@@ -15,6 +16,21 @@ const READ_ONLY: u32 = 1 << 7;
 const RAW_TRACEPOINT: u32 = 17;
 /// BPF_PSEUDO_KFUNC_CALL.
 const KERNEL_FUNCTION: u8 = 2;
+
+/// As a killed agent leaves it: its number is nobody's, and its memory would stay until the host is started again.
+#[test]
+fn trace_instances_of_the_dead_are_removed() {
+    let instances = std::path::Path::new("/sys/kernel/tracing/instances");
+    let pid_max: u32 = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap().trim().parse().unwrap();
+    let (dead, alive) = (format!("skep-{}-0", pid_max + 1), format!("skep-{}-99", std::process::id()));
+    for name in [&dead, &alive] {
+        std::fs::create_dir(instances.join(name)).unwrap();
+    }
+    printk::remove_left();
+    let left = [&dead, &alive].map(|name| instances.join(name).exists());
+    std::fs::remove_dir(instances.join(alive)).unwrap();
+    assert_eq!(left, [false, true]);
+}
 
 #[test]
 fn what_a_program_prints_is_taken_once() {

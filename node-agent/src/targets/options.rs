@@ -1,6 +1,6 @@
 //! The words of attach entries as the kernel's.
 
-use skep_crds::cgroup::SockAddrHook;
+use skep_crds::cgroup::{SockAddrHook, SockHook, SockoptHook};
 use skep_crds::netns;
 use skep_crds::network::{Direction, Place as End, Position, ProgramFunction};
 use skep_kernel::hook::{Family, Neighbour, Netfilter, NetfilterHook, Order};
@@ -53,13 +53,36 @@ pub(super) fn sock_addr_type(hook: SockAddrHook) -> u32 {
         SockAddrHook::Bind6 => 9,
         SockAddrHook::Connect4 => 10,
         SockAddrHook::Connect6 => 11,
+        SockAddrHook::ConnectUnix => 49,
         SockAddrHook::Sendmsg4 => 14,
         SockAddrHook::Sendmsg6 => 15,
+        SockAddrHook::SendmsgUnix => 50,
         SockAddrHook::Recvmsg4 => 19,
         SockAddrHook::Recvmsg6 => 20,
+        SockAddrHook::RecvmsgUnix => 51,
         SockAddrHook::Getpeername4 => 29,
         SockAddrHook::Getpeername6 => 30,
+        SockAddrHook::GetpeernameUnix => 52,
         SockAddrHook::Getsockname4 => 31,
         SockAddrHook::Getsockname6 => 32,
+        SockAddrHook::GetsocknameUnix => 53,
+    }
+}
+
+/// BPF_CGROUP_INET_* (include/uapi/linux/bpf.h).
+pub(super) fn sock_type(hook: SockHook) -> u32 {
+    match hook {
+        SockHook::Create => 2,
+        SockHook::Release => 34,
+        SockHook::PostBind4 => 12,
+        SockHook::PostBind6 => 13,
+    }
+}
+
+/// BPF_CGROUP_GETSOCKOPT and BPF_CGROUP_SETSOCKOPT.
+pub(super) fn sockopt_type(hook: SockoptHook) -> u32 {
+    match hook {
+        SockoptHook::Getsockopt => 21,
+        SockoptHook::Setsockopt => 22,
     }
 }

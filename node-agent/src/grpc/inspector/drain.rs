@@ -12,10 +12,10 @@ use tonic::{Code, Request, Response, Status};
 
 use super::dump::{Client, Dump, schema};
 use super::{InspectorService, QUEUE, failed};
+use crate::apart::apart;
 use crate::grpc::auth::DELETE_MAPS;
 use crate::grpc::caller::caller;
 use crate::grpc::refuse;
-use crate::images::blocking;
 
 impl InspectorService {
     pub(super) async fn drain(&self, request: Request<DrainMapRequest>) -> Result<Response<super::Frames>, Status> {
@@ -37,7 +37,7 @@ impl InspectorService {
         let service = self.clone();
         tokio::spawn(async move {
             let Some(place) = client.wait(&service.line).await else { return };
-            let drained = blocking(move || {
+            let drained = apart(move || {
                 let taken = take(dump, &request, &report, &reader);
                 drop(place);
                 if taken > 0 {

@@ -22,9 +22,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::{Code, Status};
 
 use super::{Line, failed, map_info};
+use crate::apart::apart;
 use crate::grpc::frames::type_message;
 use crate::grpc::refuse;
-use crate::images::blocking;
 
 /// Decoded entries a frame.
 const DECODED: usize = 256;
@@ -98,7 +98,7 @@ impl Dump {
     pub async fn run(mut self, line: Arc<Line>, report: ProgramReport, map: String, reader: MapReader) {
         let client = self.client.clone();
         let Some(place) = client.wait(&line).await else { return };
-        let read = blocking(move || {
+        let read = apart(move || {
             self.read(&report, &map, &reader);
             drop(place);
         });

@@ -21,7 +21,7 @@ use tonic::{Code, Status};
 
 use super::dump::{Client, entries, filter, member, schema};
 use super::{InspectorService, failed, refuse};
-use crate::images::blocking;
+use crate::apart::apart;
 
 /// Bytes of the entries of a look, and of the order among them.
 const LOOK: usize = 4 << 20;
@@ -130,7 +130,7 @@ impl Watch {
             let start = Instant::now();
             let mut watch = std::mem::replace(self, self.empty());
             let reading = reader.clone();
-            let (watch, looked) = blocking(move || {
+            let (watch, looked) = apart(move || {
                 let looked = watch.look(&reading, start);
                 drop(place);
                 (watch, looked)
