@@ -3,7 +3,7 @@
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::{CgroupSkb, CgroupSockAddr};
+use crate::cgroup::{CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, OnCgroups};
 use crate::netns::{Netfilter, SkLookup};
 use crate::network::{ProgramFunction, Tc, Tcx, Xdp};
 use crate::tracing::{BtfTracepoint, Function, KernelTracepoint, Kprobe, RawTracepoint, TracedFunction, Uprobe};
@@ -24,6 +24,17 @@ pub enum Attach {
     CgroupSkb(CgroupSkb),
     /// Socket calls (bind, connect, sendmsg, ...) of the processes of a cgroup.
     CgroupSockAddr(CgroupSockAddr),
+    /// Sockets of the processes of a cgroup, as they are made, bound and released.
+    CgroupSock(CgroupSock),
+    /// Options of sockets that the processes of a cgroup ask for or set.
+    CgroupSockopt(CgroupSockopt),
+    /// Reads and writes of sysctls (files below /proc/sys) by the processes of a cgroup, which may be refused.
+    CgroupSysctl(OnCgroups),
+    /// Devices that the processes of a cgroup open or make, which may be refused. Container runtimes have such a program
+    /// of their own on each container: all must allow.
+    CgroupDevice(OnCgroups),
+    /// Events of the TCP connections of a cgroup: as they are established and closed, retransmit, or negotiate options.
+    SockOps(OnCgroups),
     /// The choice of the socket that gets a new connection or a datagram, in a network namespace.
     SkLookup(SkLookup),
     /// Packets on their path through a network namespace, beside those of iptables and nftables. Linux 6.4 or newer.
@@ -68,6 +79,11 @@ impl Attach {
             Self::Tc(_) => "tc",
             Self::CgroupSkb(_) => "cgroupSkb",
             Self::CgroupSockAddr(_) => "cgroupSockAddr",
+            Self::CgroupSock(_) => "cgroupSock",
+            Self::CgroupSockopt(_) => "cgroupSockopt",
+            Self::CgroupSysctl(_) => "cgroupSysctl",
+            Self::CgroupDevice(_) => "cgroupDevice",
+            Self::SockOps(_) => "sockOps",
             Self::SkLookup(_) => "skLookup",
             Self::Netfilter(_) => "netfilter",
             Self::Tracepoint(_) => "tracepoint",
@@ -93,6 +109,7 @@ mod tests {
         let golden = [
             include_str!("../tests/golden/full.yaml"),
             include_str!("../tests/golden/netns.yaml"),
+            include_str!("../tests/golden/cgroups.yaml"),
             include_str!("../tests/golden/functions.yaml"),
         ];
         let specs: Vec<serde_json::Value> = golden.iter().map(|text| serde_yaml_ng::from_str(text).unwrap()).collect();
@@ -104,6 +121,6 @@ mod tests {
             assert_eq!(entry.as_object().unwrap().keys().collect::<Vec<_>>(), [attach.kind()]);
             kinds.insert(attach.kind());
         }
-        assert_eq!(kinds.len(), 17, "the golden specs have every kind");
+        assert_eq!(kinds.len(), 22, "the golden specs have every kind");
     }
 }

@@ -27,21 +27,72 @@ pub struct CgroupSockAddr {
     pub hook: SockAddrHook,
 }
 
-/// A socket call, for IPv4 (`...4`) or IPv6 (`...6`) addresses.
+/// Sockets of a cgroup's processes, as they come and go.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct CgroupSock {
+    /// The cgroups.
+    pub cgroups: Cgroups,
+    /// When: as a socket is made or released, or after it was bound.
+    pub hook: SockHook,
+}
+
+/// A moment in the life of a socket for IPv4 or IPv6: `Create`, which may be refused; `Release`; `PostBind4` and
+/// `PostBind6`: a port was found for it, and may be refused.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SockHook {
+    Create,
+    Release,
+    PostBind4,
+    PostBind6,
+}
+
+/// Options of sockets that a cgroup's processes ask for or set.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct CgroupSockopt {
+    /// The cgroups.
+    pub cgroups: Cgroups,
+    /// Which call.
+    pub hook: SockoptHook,
+}
+
+/// A call: `Getsockopt`: the program sees what the kernel answers, and may change it; `Setsockopt`: it sees what is asked
+/// for before the kernel does.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum SockoptHook {
+    Getsockopt,
+    Setsockopt,
+}
+
+/// A hook that cgroups have one of.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct OnCgroups {
+    /// The cgroups.
+    pub cgroups: Cgroups,
+}
+
+/// A socket call, for IPv4 (`...4`) or IPv6 (`...6`) addresses, or paths of unix sockets (`...Unix`, Linux 6.7 or newer).
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SockAddrHook {
     Bind4,
     Bind6,
     Connect4,
     Connect6,
+    ConnectUnix,
     Sendmsg4,
     Sendmsg6,
+    SendmsgUnix,
     Recvmsg4,
     Recvmsg6,
+    RecvmsgUnix,
     Getpeername4,
     Getpeername6,
+    GetpeernameUnix,
     Getsockname4,
     Getsockname6,
+    GetsocknameUnix,
 }
 
 /// Selects cgroups: exactly one of `path` and `pods`. A program on a cgroup also sees the cgroups below it.

@@ -9,6 +9,11 @@ pub enum Kind {
     Tc,
     CgroupSkb,
     CgroupSockAddr,
+    CgroupSock,
+    CgroupSockopt,
+    CgroupSysctl,
+    CgroupDevice,
+    SockOps,
     SkLookup,
     Netfilter,
     Tracepoint,
@@ -103,8 +108,13 @@ mod program {
     pub const TRACEPOINT: u32 = 5;
     pub const XDP: u32 = 6;
     pub const CGROUP_SKB: u32 = 8;
+    pub const CGROUP_SOCK: u32 = 9;
+    pub const SOCK_OPS: u32 = 13;
+    pub const CGROUP_DEVICE: u32 = 15;
     pub const RAW_TRACEPOINT: u32 = 17;
     pub const CGROUP_SOCK_ADDR: u32 = 18;
+    pub const CGROUP_SYSCTL: u32 = 23;
+    pub const CGROUP_SOCKOPT: u32 = 25;
     pub const TRACING: u32 = 26;
     pub const EXT: u32 = 28;
     pub const SK_LOOKUP: u32 = 30;
@@ -115,6 +125,9 @@ mod program {
 pub mod attach {
     pub const CGROUP_INET_INGRESS: u32 = 0;
     pub const CGROUP_INET_EGRESS: u32 = 1;
+    pub const CGROUP_SOCK_OPS: u32 = 3;
+    pub const CGROUP_DEVICE: u32 = 6;
+    pub const CGROUP_SYSCTL: u32 = 18;
     pub const TRACE_RAW_TP: u32 = 23;
     pub const TRACE_FENTRY: u32 = 24;
     pub const TRACE_FEXIT: u32 = 25;
@@ -128,12 +141,17 @@ pub mod attach {
 
 /// The table.
 #[rustfmt::skip] // one row, one line
-pub static KINDS: [Row; 17] = [
+pub static KINDS: [Row; 22] = [
     row(Kind::Xdp, "xdp", &["xdp", "xdp.frags"], program::XDP, attach::XDP, LoadTime::AttachType, TargetClass::Interface, UpdateWay::Swap, FLOOR),
     row(Kind::Tcx, "tcx", &["tcx", "tc", "classifier"], program::SCHED_CLS, 0, LoadTime::Nothing, TargetClass::Interface, UpdateWay::Swap, Release(6, 6)),
     row(Kind::Tc, "tc", &["tc", "classifier", "tcx"], program::SCHED_CLS, 0, LoadTime::Nothing, TargetClass::Interface, UpdateWay::Swap, FLOOR),
     row(Kind::CgroupSkb, "cgroupSkb", &["cgroup_skb", "cgroup"], program::CGROUP_SKB, 0, LoadTime::AttachType, TargetClass::Cgroup, UpdateWay::Swap, FLOOR),
     row(Kind::CgroupSockAddr, "cgroupSockAddr", &["cgroup"], program::CGROUP_SOCK_ADDR, 0, LoadTime::AttachType, TargetClass::Cgroup, UpdateWay::Swap, FLOOR),
+    row(Kind::CgroupSock, "cgroupSock", &["cgroup"], program::CGROUP_SOCK, 0, LoadTime::AttachType, TargetClass::Cgroup, UpdateWay::Swap, FLOOR),
+    row(Kind::CgroupSockopt, "cgroupSockopt", &["cgroup"], program::CGROUP_SOCKOPT, 0, LoadTime::AttachType, TargetClass::Cgroup, UpdateWay::Swap, FLOOR),
+    row(Kind::CgroupSysctl, "cgroupSysctl", &["cgroup"], program::CGROUP_SYSCTL, attach::CGROUP_SYSCTL, LoadTime::AttachType, TargetClass::Cgroup, UpdateWay::Swap, FLOOR),
+    row(Kind::CgroupDevice, "cgroupDevice", &["cgroup"], program::CGROUP_DEVICE, attach::CGROUP_DEVICE, LoadTime::AttachType, TargetClass::Cgroup, UpdateWay::Swap, FLOOR),
+    row(Kind::SockOps, "sockOps", &["sockops"], program::SOCK_OPS, attach::CGROUP_SOCK_OPS, LoadTime::AttachType, TargetClass::Cgroup, UpdateWay::Swap, FLOOR),
     row(Kind::SkLookup, "skLookup", &["sk_lookup"], program::SK_LOOKUP, attach::SK_LOOKUP, LoadTime::AttachType, TargetClass::NetworkNamespace, UpdateWay::Swap, FLOOR),
     row(Kind::Netfilter, "netfilter", &["netfilter"], program::NETFILTER, attach::NETFILTER, LoadTime::AttachType, TargetClass::NetworkNamespace, UpdateWay::BesideNeighbour, Release(6, 4)),
     row(Kind::Tracepoint, "tracepoint", &["tracepoint", "tp"], program::TRACEPOINT, attach::PERF_EVENT, LoadTime::Nothing, TargetClass::Event, UpdateWay::Beside, FLOOR),
@@ -169,6 +187,10 @@ impl Kind {
         // The table is in the order of the enum; a test holds it to that.
         &KINDS[self as usize]
     }
+    /// Names after `cgroup/` in the sections that libbpf has for the kind.
+    pub fn cgroup_sections(self) -> impl Iterator<Item = &'static str> {
+        CGROUP_SECTIONS.iter().filter(move |(_, of, _)| *of == self).map(|(name, ..)| *name)
+    }
     /// By the key of an `attach` entry.
     pub fn by_name(name: &str) -> Option<Kind> {
         KINDS.iter().find(|r| r.name == name).map(|r| r.kind)
@@ -181,20 +203,36 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// The hook that a section `cgroup/<name>` is for, as attach type: those of the kinds in the table.
-const CGROUP_HOOKS: [(&str, u32); 12] = [
-    ("bind4", 8),
-    ("bind6", 9),
-    ("connect4", 10),
-    ("connect6", 11),
-    ("sendmsg4", 14),
-    ("sendmsg6", 15),
-    ("recvmsg4", 19),
-    ("recvmsg6", 20),
-    ("getpeername4", 29),
-    ("getpeername6", 30),
-    ("getsockname4", 31),
-    ("getsockname6", 32),
+/// A section `cgroup/<name>` of libbpf: the kind that it is for, and its hook as attach type; `None`: any of the kind.
+#[rustfmt::skip] // one section, one line
+const CGROUP_SECTIONS: [(&str, Kind, Option<u32>); 27] = [
+    ("skb", Kind::CgroupSkb, None),
+    ("sock", Kind::CgroupSock, Some(2)),
+    ("sock_create", Kind::CgroupSock, Some(2)),
+    ("sock_release", Kind::CgroupSock, Some(34)),
+    ("post_bind4", Kind::CgroupSock, Some(12)),
+    ("post_bind6", Kind::CgroupSock, Some(13)),
+    ("dev", Kind::CgroupDevice, None),
+    ("sysctl", Kind::CgroupSysctl, None),
+    ("getsockopt", Kind::CgroupSockopt, Some(21)),
+    ("setsockopt", Kind::CgroupSockopt, Some(22)),
+    ("bind4", Kind::CgroupSockAddr, Some(8)),
+    ("bind6", Kind::CgroupSockAddr, Some(9)),
+    ("connect4", Kind::CgroupSockAddr, Some(10)),
+    ("connect6", Kind::CgroupSockAddr, Some(11)),
+    ("connect_unix", Kind::CgroupSockAddr, Some(49)),
+    ("sendmsg4", Kind::CgroupSockAddr, Some(14)),
+    ("sendmsg6", Kind::CgroupSockAddr, Some(15)),
+    ("sendmsg_unix", Kind::CgroupSockAddr, Some(50)),
+    ("recvmsg4", Kind::CgroupSockAddr, Some(19)),
+    ("recvmsg6", Kind::CgroupSockAddr, Some(20)),
+    ("recvmsg_unix", Kind::CgroupSockAddr, Some(51)),
+    ("getpeername4", Kind::CgroupSockAddr, Some(29)),
+    ("getpeername6", Kind::CgroupSockAddr, Some(30)),
+    ("getpeername_unix", Kind::CgroupSockAddr, Some(52)),
+    ("getsockname4", Kind::CgroupSockAddr, Some(31)),
+    ("getsockname6", Kind::CgroupSockAddr, Some(32)),
+    ("getsockname_unix", Kind::CgroupSockAddr, Some(53)),
 ];
 
 /// Why a function that its author put into `section` does not suit a kind and hook; `None`: it may. A section that says
@@ -211,11 +249,12 @@ pub fn mismatch(kind: Kind, attach_type: u32, section: &str) -> Option<String> {
     if head != "cgroup" {
         return None;
     }
-    match CGROUP_HOOKS.iter().find(|(name, _)| *name == hook) {
-        Some((name, _)) if kind != Kind::CgroupSockAddr => {
-            Some(format!("{written}, which is for cgroupSockAddr with the hook {name}, not for {kind}"))
+    match CGROUP_SECTIONS.iter().find(|(name, ..)| *name == hook)? {
+        (_, of, None) if *of != kind => Some(format!("{written}, which is for {of}, not for {kind}")),
+        (name, of, Some(_)) if *of != kind => {
+            Some(format!("{written}, which is for {of} with the hook {name}, not for {kind}"))
         }
-        Some((name, of)) if *of != attach_type => Some(format!("{written}, which is for the hook {name} alone")),
+        (name, _, Some(of)) if *of != attach_type => Some(format!("{written}, which is for the hook {name} alone")),
         _ => None,
     }
 }
@@ -325,6 +364,10 @@ mod tests {
         let wrong = says(Kind::CgroupSockAddr, 8, "cgroup/connect4").unwrap();
         assert_eq!(wrong, "it is in section cgroup/connect4, which is for the hook connect4 alone");
         assert!(says(Kind::CgroupSkb, 0, "cgroup/bind4").unwrap().contains("with the hook bind4"));
+        let wrong = says(Kind::CgroupSysctl, attach::CGROUP_SYSCTL, "cgroup/dev").unwrap();
+        assert_eq!(wrong, "it is in section cgroup/dev, which is for cgroupDevice, not for cgroupSysctl");
+        assert_eq!(says(Kind::CgroupSockopt, 22, "cgroup/setsockopt"), None);
+        assert_eq!(says(Kind::SockOps, attach::CGROUP_SOCK_OPS, "sockops"), None);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Every kind fires on a real trigger, and stops when it is detached. Where this kernel cannot, it says so in the one
 //! right way.
 
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::{UnixListener, UnixStream};
+
 use serde_json::json;
 use skep_kernel::hook::{Hook, Target};
 use skep_kernel::seam::Kernel;
@@ -83,6 +86,16 @@ fn tcx_both_ways() {
     }
 }
 
+/// A filter is held by a record, not by a link.
+#[test]
+fn tc_both_ways() {
+    for direction in [attach::TCX_INGRESS, attach::TCX_EGRESS] {
+        let mut f = Fixture::new();
+        let lo = f.lo();
+        fires(&f, "net", "count_tc", 1, &hook(Kind::Tc, direction, lo), || f.packets(5));
+    }
+}
+
 #[test]
 fn cgroup_skb_egress() {
     let mut f = Fixture::new();
@@ -103,6 +116,76 @@ fn cgroup_connect4() {
             "nc -w 1 127.0.0.1 1 </dev/null >/dev/null 2>&1 || bash -c '</dev/tcp/127.0.0.1/1' 2>/dev/null || true",
         )
     });
+}
+
+/// What a process does that such hooks see: sockets, their options, sysctls, devices, TCP.
+fn busy() {
+    for any in ["127.0.0.1:0", "[::1]:0"] {
+        let socket = UdpSocket::bind(any).unwrap();
+        socket.set_ttl(socket.ttl().unwrap()).unwrap();
+    }
+    std::fs::read("/proc/sys/kernel/hostname").unwrap();
+    std::fs::File::open("/dev/zero").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    drop((listener.accept().unwrap(), client));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let _listener = UnixListener::bind(&path).unwrap();
+    UnixStream::connect(&path).unwrap();
+}
+
+fn fires_in_cgroup(kind: Kind, attach_type: u32, function: &str, slot: u32) {
+    let mut f = Fixture::new();
+    let hook = hook(kind, attach_type, f.cgroup());
+    fires(&f, "cgroup", function, slot, &hook, || {
+        let _inside = f.enter_cgroup();
+        busy();
+    });
+}
+
+#[test]
+fn cgroup_sock() {
+    // BPF_CGROUP_INET_SOCK_CREATE, _SOCK_RELEASE, _INET4_POST_BIND, _INET6_POST_BIND.
+    for (hook, function, slot) in [(2, "on_create", 0), (34, "on_release", 1), (12, "on_bind4", 2), (13, "on_bind6", 3)]
+    {
+        fires_in_cgroup(Kind::CgroupSock, hook, function, slot);
+    }
+}
+
+#[test]
+fn cgroup_sockopt() {
+    for (hook, function, slot) in [(21, "on_get", 4), (22, "on_set", 5)] {
+        fires_in_cgroup(Kind::CgroupSockopt, hook, function, slot);
+    }
+}
+
+#[test]
+fn cgroup_sysctl() {
+    fires_in_cgroup(Kind::CgroupSysctl, 0, "on_sysctl", 6);
+}
+
+#[test]
+fn cgroup_device() {
+    fires_in_cgroup(Kind::CgroupDevice, 0, "on_device", 7);
+}
+
+#[test]
+fn sock_ops() {
+    fires_in_cgroup(Kind::SockOps, 0, "on_tcp", 8);
+}
+
+#[test]
+fn cgroup_connect_unix() {
+    const CONNECT_UNIX: u32 = 49;
+    if has_release(6, 7) {
+        return fires_in_cgroup(Kind::CgroupSockAddr, CONNECT_UNIX, "on_unix", 9);
+    }
+    let mut f = Fixture::new();
+    let hook = hook(Kind::CgroupSockAddr, CONNECT_UNIX, f.cgroup());
+    let request = request(&object("cgroup"), &[("on_unix", &hook)], &[]);
+    let error = f.host.load(&f.uid, "l1", &request).unwrap_err();
+    assert_eq!(error.reason(), "KernelUnsupported", "{error}");
 }
 
 #[test]

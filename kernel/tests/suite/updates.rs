@@ -2,7 +2,7 @@
 //! are compared when the events have stopped, exactly.
 
 use std::collections::BTreeSet;
-use std::net::UdpSocket;
+use std::net::{TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -191,23 +191,37 @@ fn xdp_native() {
 #[test]
 fn cgroup_kinds() {
     const CONNECT4: u32 = 10;
-    let cases: [(Counter, Kind, u32); 2] = [
-        (("count_cgroup", 2), Kind::CgroupSkb, attach::CGROUP_INET_EGRESS),
-        (("count_connect", 3), Kind::CgroupSockAddr, CONNECT4),
+    const SOCK_CREATE: u32 = 2;
+    const SETSOCKOPT: u32 = 22;
+    let cases: [(&str, Counter, Kind, u32); 7] = [
+        ("net", ("count_cgroup", 2), Kind::CgroupSkb, attach::CGROUP_INET_EGRESS),
+        ("net", ("count_connect", 3), Kind::CgroupSockAddr, CONNECT4),
+        ("cgroup", ("on_create", 0), Kind::CgroupSock, SOCK_CREATE),
+        ("cgroup", ("on_set", 5), Kind::CgroupSockopt, SETSOCKOPT),
+        ("cgroup", ("on_sysctl", 6), Kind::CgroupSysctl, 0),
+        ("cgroup", ("on_device", 7), Kind::CgroupDevice, 0),
+        ("cgroup", ("on_tcp", 8), Kind::SockOps, 0),
     ];
-    for (counter, kind, attach_type) in cases {
+    for (object, counter, kind, attach_type) in cases {
         let mut f = Fixture::new();
         f.lo();
         let subject = hook(kind, attach_type, f.cgroup());
         let _inside = f.enter_cgroup();
         let mut send = packets(&f);
-        let mouth = netns::within(Some(&f.netns_path()), || UdpSocket::bind("127.0.0.1:0")).unwrap();
+        let within = || UdpSocket::bind("127.0.0.1:0");
+        let mouth = netns::within(Some(&f.netns_path()), within).unwrap();
         let event = move || match kind {
             Kind::CgroupSkb => send(),
-            _ => mouth.connect("127.0.0.1:9").unwrap(),
+            Kind::CgroupSockAddr => mouth.connect("127.0.0.1:9").unwrap(),
+            Kind::CgroupSock => drop(UdpSocket::bind("127.0.0.1:0").unwrap()),
+            Kind::CgroupSockopt => mouth.set_ttl(64).unwrap(),
+            Kind::CgroupSysctl => drop(std::fs::read("/proc/sys/kernel/ostype").unwrap()),
+            Kind::CgroupDevice => drop(std::fs::File::open("/dev/zero").unwrap()),
+            // It hears of who listens, too.
+            _ => drop(TcpListener::bind("127.0.0.1:0").unwrap()),
         };
         let netns = Some(f.netns_path());
-        compare(&f, "net", (counter, &subject), (counter, &subject), event, netns);
+        compare(&f, object, (counter, &subject), (counter, &subject), event, netns);
     }
 }
 

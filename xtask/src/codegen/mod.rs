@@ -2,6 +2,7 @@
 //! so that `--check` cannot differ from what a run would do.
 
 mod cli;
+mod kinds;
 mod rbac;
 mod screens;
 
@@ -33,6 +34,7 @@ impl Codegen {
         for (file, text) in rbac::files() {
             wanted.insert(Path::new("helm/skep/templates").join(file), text.into_bytes());
         }
+        wanted.insert("docs/kinds.md".into(), kinds::page()?.into_bytes());
         if self.check {
             wanted.extend(printed()?);
             return report(&stale(&wanted)?);
