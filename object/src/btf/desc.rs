@@ -17,7 +17,7 @@ const MAX_NODES: u32 = 4096;
 const MAX_TEXT: usize = 1 << 20;
 const PART: usize = 16;
 /// Members of unions lie over each other: each shows the same bytes again. So often may a value's bytes be shown, or
-/// this many in all.
+/// this many in all; and so often those beyond it, by flexible arrays of a record.
 const MAX_SHOWN: (u64, u64) = (16, 1 << 16);
 
 /// A type, described well enough to decode a value's bytes.
@@ -130,7 +130,7 @@ impl TypeDesc {
         let (times, in_all) = MAX_SHOWN;
         let most = u64::from(self.size).saturating_mul(times).max(in_all);
         // Every byte of an array is shown, however large it is; what is shown more than once is in unions.
-        if self.shown() > most { TypeDesc::bytes(self.size) } else { self }
+        if self.shown() > most || self.flexible() > times { TypeDesc::bytes(self.size) } else { self }
     }
 
     /// Members that are shown one by one; `None` where the whole is shown as one text, and for what has none.
@@ -158,6 +158,16 @@ impl TypeDesc {
             }
             TypeKind::Array { .. } => 1,
             _ => u64::from(self.size).max(1),
+        }
+    }
+
+    /// Arrays that go on to the end of a record.
+    fn flexible(&self) -> u64 {
+        match &self.kind {
+            TypeKind::Array { count: 0, .. } => 1,
+            TypeKind::Union(fields) => fields.iter().map(|f| f.desc.flexible()).sum(),
+            TypeKind::Struct(fields) => fields.last().map_or(0, |f| f.desc.flexible()),
+            _ => 0,
         }
     }
 
