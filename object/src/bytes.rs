@@ -1,5 +1,7 @@
 //! Little-endian reads that cannot leave their buffer.
 
+use std::ffi::CStr;
+
 use crate::error::ObjectError;
 
 /// A bounds-checked view of bytes.
@@ -27,10 +29,15 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Longest name, in bytes. The kernel takes 511 (KSYM_NAME_LEN), and thousands of symbols may share one.
+pub(crate) const MAX_NAME: usize = 1024;
+
 /// The NUL-terminated UTF-8 string at an offset.
 pub(crate) fn cstr(data: &[u8], at: usize) -> Result<&str, ObjectError> {
     let malformed = |reason: String| ObjectError::Malformed { reason };
     let tail = data.get(at..).ok_or_else(|| malformed(format!("a name at {at:#x} lies outside its table")))?;
-    let end = tail.iter().position(|b| *b == 0).ok_or_else(|| malformed(format!("the name at {at:#x} has no end")))?;
-    std::str::from_utf8(&tail[..end]).map_err(|_| malformed(format!("the name at {at:#x} is not UTF-8")))
+    let tail = &tail[..tail.len().min(MAX_NAME + 1)];
+    let name = CStr::from_bytes_until_nul(tail)
+        .map_err(|_| malformed(format!("the name at {at:#x} has no end within {MAX_NAME} bytes")))?;
+    name.to_str().map_err(|_| malformed(format!("the name at {at:#x} is not UTF-8")))
 }

@@ -4,7 +4,8 @@
 //! inside the file, every symbol inside its section, every relocation on an instruction of a function; functions do not
 //! overlap. The rest of the crate indexes without checking again.
 //!
-//! **Caveats.** Sizes are bounded: 64 MiB of file, 64 MiB of zero-initialised data, 1,024 functions.
+//! **Caveats.** Sizes are bounded: 64 MiB of file, 64 MiB of zero-initialised data, 4,096 sections that do not overlap,
+//! 65,536 symbols, 1,024 functions, 1,024 bytes of a name. What is made of an object is no more than some times its size.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -16,6 +17,10 @@ use crate::error::ObjectError;
 pub const MAX_OBJECT: usize = 64 << 20;
 /// Largest sum of zero-initialised sections, in bytes: they take no room in the file, but do in the kernel.
 pub const MAX_NOBITS: u64 = 64 << 20;
+/// Most sections: a function, its relocations and data of its own may each have one.
+const MAX_SECTIONS: usize = 4096;
+/// Most symbols; labels are among them.
+const MAX_SYMBOLS: usize = 1 << 16;
 /// Most functions in one object.
 pub const MAX_FUNCTIONS: usize = 1024;
 
@@ -195,6 +200,9 @@ impl Header {
             section_count: usize::from(r.u16(60)?),
             names: usize::from(r.u16(62)?),
         };
+        if header.section_count > MAX_SECTIONS {
+            return Err(bad(format!("it has {} sections, more than {MAX_SECTIONS}", header.section_count)));
+        }
         let end = header.sections_at.checked_add(header.section_count * 64);
         if r.u16(58)? != 64 || header.names >= header.section_count || end.is_none_or(|e| e > data.len()) {
             return Err(bad("its section table does not lie inside the file; it may be truncated".into()));
@@ -222,7 +230,7 @@ fn parse_sections(data: &[u8], header: &Header) -> Result<Vec<Section>, ObjectEr
     let names = &data[names_at..names_at + names_size];
 
     let mut sections = Vec::with_capacity(header.section_count);
-    let mut nobits = 0u64;
+    let (mut nobits, mut stored) = (0u64, 0u64);
     let mut seen = HashSet::new();
     for i in 0..header.section_count {
         let (offset, size) = range(i)?;
@@ -241,8 +249,15 @@ fn parse_sections(data: &[u8], header: &Header) -> Result<Vec<Section>, ObjectEr
             if nobits > MAX_NOBITS {
                 return Err(malformed(format!("zero-initialised data of {nobits} bytes, more than {MAX_NOBITS}")));
             }
-        } else if section.kind != 0 && !inside(offset, size) {
-            return Err(malformed(format!("section {name} lies outside the file; it may be truncated")));
+        } else if section.kind != 0 {
+            if !inside(offset, size) {
+                return Err(malformed(format!("section {name} lies outside the file; it may be truncated")));
+            }
+            // A byte that is in many sections would be read, and kept, as often.
+            stored += size as u64;
+            if stored > data.len() as u64 {
+                return Err(malformed("its sections overlap".into()));
+            }
         }
         if r.u64(at(i) + 16)? != 0 {
             return Err(malformed(format!("section {name} has an address; link with `-r` only")));
@@ -272,6 +287,9 @@ fn one_symbol_table(sections: &[Section]) -> Result<usize, ObjectError> {
     }
     if table.size % 24 != 0 || sections.get(table.link).is_none_or(|s| s.kind != SHT_STRTAB) {
         return Err(malformed("its symbol table is damaged"));
+    }
+    if table.size / 24 > MAX_SYMBOLS {
+        return Err(malformed("it has more than 65,536 symbols"));
     }
     Ok(index)
 }

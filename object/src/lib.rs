@@ -31,6 +31,9 @@ use crate::function::{Function, FunctionKey, Reference};
 use crate::link::{LinkedProgram, Linker};
 use crate::map::MapDef;
 
+/// Most bytes of an object's BTF; the kernel takes no more (BTF_MAX_SIZE).
+const MAX_BTF: usize = 16 << 20;
+
 /// A parsed object. Parsing is a matter of microseconds; keep it when several programs are made of it.
 #[derive(Clone, Debug)]
 pub struct Object {
@@ -73,7 +76,7 @@ impl Object {
     /// Parses and validates an object.
     pub fn parse(bytes: impl Into<Arc<[u8]>>) -> Result<Self, ObjectError> {
         let elf = Elf::parse(bytes.into())?;
-        let btf = elf.section(".BTF").map(|i| Btf::parse(elf.bytes(i))).transpose()?;
+        let btf = elf.section(".BTF").map(|i| own_types(elf.bytes(i))).transpose()?;
         let ext = match (&btf, elf.section(".BTF.ext")) {
             (Some(btf), Some(i)) => btf::ext::parse(elf.bytes(i), btf)?,
             _ => BtfExt::new(),
@@ -230,4 +233,12 @@ impl Object {
         }
         Ok(())
     }
+}
+
+fn own_types(data: &[u8]) -> Result<Btf, ObjectError> {
+    if data.len() > MAX_BTF {
+        let reason = format!("it has {} bytes, more than the {MAX_BTF} that the kernel takes", data.len());
+        return Err(ObjectError::BadBtf { reason });
+    }
+    Btf::parse(data)
 }

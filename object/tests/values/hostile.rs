@@ -105,8 +105,8 @@ fn members_by_the_million_are_shown_as_bytes() {
     // A long name counts each time that it is used.
     let mut btf = Builder::default();
     let byte = btf.int("u8", 1, 0);
-    let name = "n".repeat(100_000);
-    let fields: Vec<(&str, u32, u32)> = (0..1_000).map(|_| (name.as_str(), byte, 0)).collect();
+    let name = "n".repeat(1_000);
+    let fields: Vec<(&str, u32, u32)> = (0..2_000).map(|_| (name.as_str(), byte, 0)).collect();
     let long = btf.record(4, "long", 1, &fields);
     assert_eq!(described(&btf, long).kind, TypeKind::Bytes);
 }
