@@ -1,6 +1,6 @@
 //! Functions of an object, and what each of them refers to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::elf::{Elf, INSN, Relocation};
 use crate::error::ObjectError;
@@ -45,15 +45,22 @@ pub fn functions(elf: &Elf, maps: &[MapDef]) -> Result<BTreeMap<FunctionKey, Fun
         all.insert(key, function);
     }
     let keys: BTreeSet<FunctionKey> = all.keys().copied().collect();
+    let mut places = HashMap::new();
+    for (index, map) in maps.iter().enumerate() {
+        places.entry((map.section, map.data.is_none().then_some(map.offset))).or_insert(index);
+    }
     for function in all.values_mut() {
-        function.references = references(elf, maps, &keys, function)?;
+        function.references = references(elf, &places, &keys, function)?;
     }
     Ok(all)
 }
 
+/// Maps by section, and by offset in it; a data section is one map, whatever the offset.
+type Places = HashMap<(usize, Option<u64>), usize>;
+
 fn references(
     elf: &Elf,
-    maps: &[MapDef],
+    places: &Places,
     keys: &BTreeSet<FunctionKey>,
     function: &Function,
 ) -> Result<BTreeMap<usize, Reference>, ObjectError> {
@@ -66,7 +73,7 @@ fn references(
         let insn = insns[slot];
         let offset = start + slot * INSN;
         let reference = if let Some(rel) = elf.relocation(section, offset) {
-            Some(relocated(elf, maps, insn, rel).map_err(unsupported)?)
+            Some(relocated(elf, places, insn, rel).map_err(unsupported)?)
         } else if insn.is_local_call() {
             let target = offset as i64 + (i64::from(insn.imm) + 1) * INSN as i64;
             Some(Reference::Function((section, target as u64)))
@@ -86,7 +93,7 @@ fn references(
     Ok(found)
 }
 
-fn relocated(elf: &Elf, maps: &[MapDef], insn: Insn, rel: &Relocation) -> Result<Reference, String> {
+fn relocated(elf: &Elf, places: &Places, insn: Insn, rel: &Relocation) -> Result<Reference, String> {
     let symbol = &elf.symbols[rel.symbol];
     let Some(target) = symbol.section else {
         return Ok(Reference::Extern(symbol.name.clone()));
@@ -102,14 +109,14 @@ fn relocated(elf: &Elf, maps: &[MapDef], insn: Insn, rel: &Relocation) -> Result
         return Ok(Reference::Function((target, address as u64)));
     }
     if is_data_section(&section.name) {
-        let map = maps.iter().position(|m| m.section == target && m.data.is_some());
+        let map = places.get(&(target, None)).copied();
         let map = map.ok_or_else(|| format!("section {} is empty", section.name))?;
         let offset = symbol.value as i64 + i64::from(insn.imm);
         let offset = u32::try_from(offset).ok().filter(|o| *o as usize <= section.size);
         let offset = offset.ok_or_else(|| format!("an address outside {}", section.name))?;
         return Ok(Reference::Value { map, offset });
     }
-    let map = maps.iter().position(|m| m.section == target && m.offset == symbol.value && m.data.is_none());
-    map.map(Reference::Map)
+    let map = places.get(&(target, Some(symbol.value)));
+    map.map(|map| Reference::Map(*map))
         .ok_or_else(|| format!("it refers to {} in section {}, which is no map", symbol.name, section.name))
 }

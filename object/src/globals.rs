@@ -58,10 +58,11 @@ impl Object {
     /// Names of the global variables, where the object has types.
     pub fn variables(&self) -> Vec<&str> {
         let Some(btf) = &self.btf else { return Vec::new() };
+        let datasecs = btf.by_name(Kind::Datasec);
         self.maps
             .iter()
             .filter(|m| m.data.is_some())
-            .filter_map(|m| btf.find(&m.name, Kind::Datasec))
+            .filter_map(|m| datasecs.get(m.name.as_str()).copied())
             .flat_map(|d| btf.section_vars(d))
             .map(|v| btf.name(v.type_id))
             .collect()

@@ -175,16 +175,13 @@ impl Object {
         let (Some(values), Some(relocations)) = (def.values_offset, self.elf.relocations.get(&def.section)) else {
             return Vec::new();
         };
-        let start = def.offset + values;
         let symbol =
             self.elf.symbols.iter().find(|s| s.section == Some(def.section) && s.is_object() && s.value == def.offset);
-        let end = symbol.map_or(start, |s| s.value + s.size);
+        let end = symbol.map_or(0, |s| s.value + s.size) as usize;
+        let start = (def.offset + values) as usize;
         let mut entries = Vec::new();
-        for (offset, relocation) in relocations {
-            if !(start..end).contains(&(*offset as u64)) {
-                continue;
-            }
-            let slot = ((*offset as u64 - start) / 8) as u32;
+        for (offset, relocation) in relocations.range(start.min(end)..end) {
+            let slot = ((offset - start) / 8) as u32;
             let target = &self.elf.symbols[relocation.symbol];
             let inner = self.maps.iter().position(|m| Some(m.section) == target.section && m.offset == target.value);
             let value = match (inner, target.section) {

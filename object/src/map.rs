@@ -1,5 +1,7 @@
 //! Map definitions: BTF-defined ones in `.maps`, legacy ones in `maps`, and the data sections that become maps.
 
+use std::collections::HashMap;
+
 use crate::btf::{Btf, Kind};
 use crate::bytes::Reader;
 use crate::elf::Elf;
@@ -15,6 +17,9 @@ pub mod map_type {
     pub const STRUCT_OPS: u32 = 26;
     pub const RINGBUF: u32 = 27;
 }
+
+/// Most maps of one object; one program can use 64.
+const MAX_MAPS: usize = 1024;
 
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 const BPF_F_RDONLY_PROG: u32 = 1 << 7;
@@ -68,14 +73,37 @@ pub fn maps(elf: &Elf, btf: Option<&Btf>) -> Result<Vec<MapDef>, ObjectError> {
         }
         (None, _) => {}
     }
+    let datasecs = btf.map(|btf| btf.by_name(Kind::Datasec)).unwrap_or_default();
     for (index, section) in elf.sections.iter().enumerate() {
         if section.name == "maps" || section.name.starts_with("maps/") {
             legacy_maps(elf, index, &mut maps)?;
-        } else if let Some(map) = data_map(elf, index, btf) {
+        } else if let Some(map) = data_map(elf, index, &datasecs) {
             maps.push(map);
+            few_enough(maps.len())?;
         }
     }
     Ok(maps)
+}
+
+fn few_enough(count: usize) -> Result<(), ObjectError> {
+    if count <= MAX_MAPS {
+        return Ok(());
+    }
+    Err(ObjectError::Malformed { reason: format!("it defines more than {MAX_MAPS} maps") })
+}
+
+/// Definitions that share bytes would share the entries in them too.
+fn apart(elf: &Elf, section: usize) -> Result<(), ObjectError> {
+    let symbols = elf.symbols.iter().filter(|s| s.section == Some(section) && s.is_object());
+    let mut ranges: Vec<(u64, u64, &str)> = symbols.map(|s| (s.value, s.value + s.size, s.name.as_str())).collect();
+    ranges.sort_unstable();
+    match ranges.windows(2).find(|pair| pair[0].1 > pair[1].0) {
+        Some(pair) => {
+            let reason = format!("its definition overlaps with that of {}", pair[1].2);
+            Err(ObjectError::BadMap { map: pair[0].2.to_owned(), reason })
+        }
+        None => Ok(()),
+    }
 }
 
 /// The section becomes a map of one value: `.data`, `.rodata`, `.bss` and what is named after them.
@@ -83,7 +111,7 @@ pub fn is_data_section(name: &str) -> bool {
     [".data", ".rodata", ".bss"].iter().any(|p| name == *p || name.strip_prefix(p).is_some_and(|r| r.starts_with('.')))
 }
 
-fn data_map(elf: &Elf, index: usize, btf: Option<&Btf>) -> Option<MapDef> {
+fn data_map(elf: &Elf, index: usize, datasecs: &HashMap<&str, u32>) -> Option<MapDef> {
     let section = &elf.sections[index];
     if !is_data_section(&section.name) || section.is_code() || section.size == 0 {
         return None;
@@ -98,7 +126,7 @@ fn data_map(elf: &Elf, index: usize, btf: Option<&Btf>) -> Option<MapDef> {
         value_size: u32::try_from(section.size).ok()?,
         max_entries: 1,
         flags: if read_only { BPF_F_MMAPABLE | BPF_F_RDONLY_PROG } else { BPF_F_MMAPABLE },
-        value_type: btf.and_then(|b| b.find(&section.name, Kind::Datasec)).unwrap_or(0),
+        value_type: datasecs.get(section.name.as_str()).copied().unwrap_or(0),
         data: Some(Data { bytes, read_only }),
         ..MapDef::default()
     })
@@ -108,7 +136,10 @@ fn btf_maps(elf: &Elf, section: usize, btf: &Btf, maps: &mut Vec<MapDef>) -> Res
     let Some(datasec) = btf.find(".maps", Kind::Datasec) else {
         return Err(ObjectError::BadBtf { reason: "it has a .maps section that its BTF does not describe".into() });
     };
-    for var in btf.section_vars(datasec) {
+    apart(elf, section)?;
+    let vars = btf.section_vars(datasec);
+    few_enough(vars.len())?;
+    for var in vars {
         let name = btf.name(var.type_id).to_owned();
         let bad = |reason: &str| ObjectError::BadMap { map: name.clone(), reason: reason.into() };
         let symbol = elf.symbols.iter().find(|s| s.section == Some(section) && s.is_object() && s.name == name);
@@ -231,6 +262,7 @@ fn legacy_maps(elf: &Elf, section: usize, maps: &mut Vec<MapDef>) -> Result<(), 
         if maps.iter().any(|m| m.name == symbol.name) {
             return Err(bad("it is defined twice".into()));
         }
+        few_enough(maps.len() + 1)?;
         let at = symbol.value as usize;
         let r = Reader::new(bytes);
         maps.push(MapDef {

@@ -15,6 +15,8 @@ pub mod rate;
 pub mod sanitize;
 pub mod signature;
 
+use std::collections::HashMap;
+
 use crate::bytes::{Reader, cstr};
 use crate::error::ObjectError;
 
@@ -343,6 +345,14 @@ impl Btf {
     /// The first type of that name and kind.
     pub fn find(&self, name: &str, kind: Kind) -> Option<u32> {
         (1..self.len()).find(|id| self.kind(*id) == kind && self.name(*id) == name)
+    }
+    /// The first type of each name, of that kind.
+    pub(crate) fn by_name(&self, kind: Kind) -> HashMap<&str, u32> {
+        let mut ids = HashMap::new();
+        for id in (1..self.len()).filter(|id| self.kind(*id) == kind) {
+            ids.entry(self.name(id)).or_insert(id);
+        }
+        ids
     }
     /// The data with one more string; its offset among the strings is returned.
     pub(crate) fn with_string(&self, text: &str) -> (Vec<u8>, u32) {

@@ -3,6 +3,8 @@
 //! Compilers leave section sizes and variable offsets for the loader to fill in, describe externs in a way that the
 //! kernel refuses, and use kinds that older kernels do not know. All edits are in place: type ids stay what they are.
 
+use std::collections::{HashMap, HashSet};
+
 use super::{Btf, Kind};
 use crate::elf::Elf;
 
@@ -22,18 +24,44 @@ impl BtfFeatures {
     pub const ALL: BtfFeatures = BtfFeatures { decl_tag: true, type_tag: true, enum64: true };
 }
 
+/// What is asked of an object for each of its types, which may be a million.
+struct Places<'a> {
+    elf: &'a Elf,
+    sections: HashMap<&'a str, usize>,
+    /// Offsets of variables, by section and name.
+    variables: HashMap<(usize, &'a str), u64>,
+    hidden: HashSet<&'a str>,
+}
+
+impl<'a> Places<'a> {
+    fn of(elf: &'a Elf) -> Self {
+        let (mut sections, mut variables) = (HashMap::new(), HashMap::new());
+        for (index, section) in elf.sections.iter().enumerate() {
+            sections.entry(section.name.as_str()).or_insert(index);
+        }
+        for symbol in elf.symbols.iter().filter(|s| s.is_object()) {
+            if let Some(section) = symbol.section {
+                variables.entry((section, symbol.name.as_str())).or_insert(symbol.value);
+            }
+        }
+        let hidden = elf.symbols.iter().filter(|s| s.is_function() && s.is_hidden()).map(|s| s.name.as_str());
+        Places { elf, sections, variables, hidden: hidden.collect() }
+    }
+}
+
 impl Btf {
     /// The bytes to load into a kernel with `features`, for the object `elf` that this BTF came from.
     pub fn for_kernel(&self, elf: &Elf, features: BtfFeatures) -> Vec<u8> {
         let mut out = self.data.clone();
+        let places = Places::of(elf);
         let int = (1..self.len()).find(|id| self.kind(*id) == Kind::Int).unwrap_or(0);
         for id in 1..self.len() {
             match self.kind(id) {
                 Kind::Datasec if matches!(self.name(id), ".ksyms" | ".kconfig") => {
                     self.blank_section(&mut out, id, int)
                 }
-                Kind::Datasec => self.complete_section(&mut out, id, elf),
-                Kind::Func => self.fix_linkage(&mut out, id, elf),
+                Kind::Datasec => self.complete_section(&mut out, id, &places),
+                Kind::Func => self.fix_linkage(&mut out, id, &places),
                 Kind::DeclTag if !features.decl_tag => {
                     // An integer has the same trailer of four bytes.
                     self.put(&mut out, id, 0, 0);
@@ -60,23 +88,21 @@ impl Btf {
     }
 
     /// The kernel wants every section's size, and its variables' offsets, in order.
-    fn complete_section(&self, out: &mut [u8], id: u32, elf: &Elf) {
+    fn complete_section(&self, out: &mut [u8], id: u32, places: &Places<'_>) {
         let name = self.name(id);
-        let Some(index) = elf.sections.iter().position(|s| s.name == name) else { return };
+        let Some(index) = places.sections.get(name).copied() else { return };
         let mut vars = self.section_vars(id);
         for var in &mut vars {
             let name = self.name(var.type_id);
-            if let Some(symbol) =
-                elf.symbols.iter().find(|s| s.section == Some(index) && s.is_object() && s.name == name)
-            {
-                var.offset = symbol.value as u32;
+            if let Some(offset) = places.variables.get(&(index, name)) {
+                var.offset = *offset as u32;
             }
             if var.size == 0 {
                 var.size = self.size(self.target(var.type_id)).unwrap_or(0) as u32;
             }
         }
         vars.sort_by_key(|v| v.offset);
-        self.put(out, id, 8, elf.sections[index].size as u32);
+        self.put(out, id, 8, places.elf.sections[index].size as u32);
         for (i, var) in vars.iter().enumerate() {
             self.put(out, id, 12 + 12 * i, var.type_id);
             self.put(out, id, 16 + 12 * i, var.offset);
@@ -97,15 +123,13 @@ impl Btf {
         }
     }
 
-    fn fix_linkage(&self, out: &mut [u8], id: u32, elf: &Elf) {
+    fn fix_linkage(&self, out: &mut [u8], id: u32, places: &Places<'_>) {
         let name = self.name(id);
         match self.vlen(id) {
             // Extern: the kernel knows static and global only, and wants names for all parameters.
             2 => self.put(out, id, 4, 8 << 24),
             // A hidden function is not an entry of its own: verified as global it might be refused.
-            1 if elf.symbols.iter().any(|s| s.is_function() && s.is_hidden() && s.name == name) => {
-                self.put(out, id, 4, 12 << 24);
-            }
+            1 if places.hidden.contains(name) => self.put(out, id, 4, 12 << 24),
             _ => {}
         }
     }
