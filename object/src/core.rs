@@ -59,9 +59,7 @@ pub fn relocate(
     let mut work = Vec::new();
     for function in functions {
         let Some(info) = ext.get(&elf.sections[function.key.0].name) else { continue };
-        let range = function.key.1..function.key.1 + function.size as u64;
-        let relocations: Vec<CoreRelocation> =
-            info.relocations.iter().filter(|r| range.contains(&u64::from(r.offset))).copied().collect();
+        let relocations = info.relocations_of(function);
         if let Some(unknown) = relocations.iter().find(|r| r.kind >= KNOWN_KINDS) {
             let reason = format!("relocation kind {} (bpf_core_type_matches) is not supported", unknown.kind);
             return Err(ObjectError::Unsupported { function: function.name.clone(), reason });
@@ -75,19 +73,30 @@ pub fn relocate(
     }
     match run(elf, btf, &work, target) {
         Ok(done) => Ok(done),
-        // One at a time, to name the one that fails.
-        Err(whole) => {
-            for one in &work {
-                if let Err(reason) = run(elf, btf, std::slice::from_ref(one), target) {
-                    return Err(ObjectError::CoreRelocation { function: one.0.name.clone(), reason });
-                }
-            }
-            Err(ObjectError::CoreRelocation { function: work[0].0.name.clone(), reason: whole })
+        Err(reason) => {
+            let (function, reason) = first_failure(&work, reason, |part| run(elf, btf, part, target).err());
+            Err(ObjectError::CoreRelocation { function, reason })
         }
     }
 }
 
-type Work<'a> = (&'a Function, Vec<CoreRelocation>);
+type Work<'a> = (&'a Function, &'a [CoreRelocation]);
+
+/// The name of the first function that fails, and why. Halves are tried, not one after the other: there may be a thousand.
+fn first_failure(
+    mut work: &[Work<'_>],
+    mut reason: String,
+    failure: impl Fn(&[Work<'_>]) -> Option<String>,
+) -> (String, String) {
+    while work.len() > 1 {
+        let (first, second) = work.split_at(work.len() / 2);
+        match failure(first) {
+            Some(its) => (work, reason) = (first, its),
+            None => (work, reason) = (second, failure(second).unwrap_or(reason)),
+        }
+    }
+    (work.first().map_or_else(String::new, |(function, _)| function.name.clone()), reason)
+}
 
 fn run(
     elf: &Elf,
@@ -137,7 +146,7 @@ fn write_elf(elf: &Elf, btf: &Btf, work: &[Work<'_>]) -> Result<(Vec<u8>, BTreeM
             section: SymbolSection::Section(text),
             flags: SymbolFlags::None,
         });
-        for r in relocations {
+        for r in *relocations {
             records.push([(u64::from(r.offset) - function.key.1 + offset) as u32, r.type_id, r.access, r.kind]);
         }
     }
@@ -185,4 +194,30 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = e.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_first_function_that_fails_is_named() {
+        let named = |i: u64| {
+            let key = (1, i * 8);
+            Function { name: format!("f{i}"), key, size: 8, references: BTreeMap::new() }
+        };
+        let functions: Vec<Function> = (0..9).map(named).collect();
+        let work: Vec<Work<'_>> = functions.iter().map(|function| (function, &[][..])).collect();
+        for bad in [BTreeSet::from([0]), BTreeSet::from([8]), BTreeSet::from([3, 4, 7])] {
+            let failure = |part: &[Work<'_>]| {
+                let first = part.iter().map(|(function, _)| function.key.1 / 8).find(|i| bad.contains(i))?;
+                Some(format!("reason {first}"))
+            };
+            let first = bad.first().unwrap();
+            let found = first_failure(&work, "of all".to_owned(), failure);
+            assert_eq!(found, (format!("f{first}"), format!("reason {first}")));
+        }
+    }
 }

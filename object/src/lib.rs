@@ -25,7 +25,7 @@ use std::sync::Arc;
 use crate::btf::Btf;
 use crate::btf::ext::BtfExt;
 use crate::core::TargetBtf;
-use crate::elf::{Elf, INSN};
+use crate::elf::Elf;
 pub use crate::error::ObjectError;
 use crate::function::{Function, FunctionKey, Reference};
 use crate::link::{LinkedProgram, Linker};
@@ -210,10 +210,18 @@ impl Object {
         };
         let linker = Linker { elf: &self.elf, functions: &self.functions, ext: &self.ext, relocated: &relocated };
         let mut programs = BTreeMap::new();
-        for key in &selection.programs {
-            if let Some(function) = self.functions.get(key) {
-                programs.insert(*key, linker.link(function)?);
+        let mut slots = 0;
+        for function in selection.programs.iter().filter_map(|key| self.functions.get(key)) {
+            let program = linker.link(function)?;
+            slots += program.insns.len();
+            if slots > link::MAX_SLOTS_IN_ALL {
+                let reason = format!(
+                    "with it the programs have more than {} instructions in all; name fewer of them",
+                    link::MAX_SLOTS_IN_ALL
+                );
+                return Err(ObjectError::Unsupported { function: function.name.clone(), reason });
             }
+            programs.insert(function.key, program);
         }
         Ok(programs)
     }
@@ -221,8 +229,7 @@ impl Object {
     fn refuse_without_target(&self, functions: &[&Function]) -> Result<(), ObjectError> {
         for function in functions {
             let Some(info) = self.ext.get(&self.elf.sections[function.key.0].name) else { continue };
-            let range = function.key.1..function.key.1 + (function.size / INSN * INSN) as u64;
-            if info.relocations.iter().any(|r| range.contains(&u64::from(r.offset))) {
+            if !info.relocations_of(function).is_empty() {
                 let reason =
                     "it needs the kernel's types (CO-RE), and this kernel has no /sys/kernel/btf/vmlinux".into();
                 return Err(ObjectError::CoreRelocation { function: function.name.clone(), reason });

@@ -14,6 +14,8 @@ use crate::insn::{Insn, pseudo};
 
 /// Longest program accepted, in slots; the kernel's own limit for privileged users (BPF_COMPLEXITY_LIMIT_INSNS).
 const MAX_SLOTS: usize = 1_000_000;
+/// Longest programs of one selection together: each has a copy of every subprogram that it calls.
+pub(crate) const MAX_SLOTS_IN_ALL: usize = 8 << 20;
 
 /// A program that needs only its map descriptors to be loaded.
 #[derive(Clone, Debug, PartialEq)]
@@ -109,13 +111,12 @@ impl Linker<'_> {
         for (start, key) in &program.order {
             let function = &self.functions[key];
             let Some(info) = self.ext.get(&self.elf.sections[key.0].name) else { return (Vec::new(), Vec::new()) };
-            let range = key.1..key.1 + function.size as u64;
-            let Some(record) = info.functions.iter().find(|f| u64::from(f.offset) == key.1) else {
+            let Some(record) = info.function_at(key.1) else {
                 return (Vec::new(), Vec::new());
             };
             functions.push([*start as u32, record.type_id]);
             let before = lines.len();
-            for line in info.lines.iter().filter(|l| range.contains(&u64::from(l.offset))) {
+            for line in info.lines_of(function) {
                 let slot = *start as u32 + (u64::from(line.offset) - key.1) as u32 / INSN as u32;
                 lines.push([slot, line.file, line.line, line.line_col]);
             }
@@ -131,7 +132,7 @@ impl Linker<'_> {
 fn functions_only(linker: &Linker<'_>, program: &Building) -> Vec<[u32; 2]> {
     let record = |(start, key): &(usize, FunctionKey)| {
         let info = linker.ext.get(&linker.elf.sections[key.0].name)?;
-        let record = info.functions.iter().find(|f| u64::from(f.offset) == key.1)?;
+        let record = info.function_at(key.1)?;
         Some([*start as u32, record.type_id])
     };
     program.order.iter().map(record).collect::<Option<Vec<_>>>().unwrap_or_default()

@@ -1,10 +1,12 @@
 //! `.BTF.ext`: function and line information, and CO-RE relocations, by code section.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::Btf;
 use crate::bytes::Reader;
+use crate::elf::INSN;
 use crate::error::ObjectError;
+use crate::function::Function;
 
 /// Where a function starts and which `Func` it is.
 #[derive(Clone, Copy, Debug)]
@@ -35,12 +37,38 @@ pub struct CoreRelocation {
     pub kind: u32,
 }
 
-/// What `.BTF.ext` says about one code section.
+/// Most relocations of an object, and types that they begin at: a look for each goes through all types of the kernel.
+const MAX_RELOCATIONS: usize = 1 << 16;
+const MAX_ROOTS: usize = 1024;
+
+/// What `.BTF.ext` says about one code section, each by offset.
 #[derive(Clone, Debug, Default)]
 pub struct SectionInfo {
     pub functions: Vec<FuncInfo>,
     pub lines: Vec<LineInfo>,
     pub relocations: Vec<CoreRelocation>,
+}
+
+impl SectionInfo {
+    /// What is known of the function that starts there.
+    pub fn function_at(&self, offset: u64) -> Option<&FuncInfo> {
+        let at = self.functions.partition_point(|f| u64::from(f.offset) < offset);
+        self.functions.get(at).filter(|f| u64::from(f.offset) == offset)
+    }
+    /// The lines of a function.
+    pub fn lines_of(&self, function: &Function) -> &[LineInfo] {
+        within(&self.lines, function, |line| line.offset)
+    }
+    /// The CO-RE relocations of a function.
+    pub fn relocations_of(&self, function: &Function) -> &[CoreRelocation] {
+        within(&self.relocations, function, |relocation| relocation.offset)
+    }
+}
+
+fn within<'r, T>(records: &'r [T], function: &Function, offset: fn(&T) -> u32) -> &'r [T] {
+    let (start, end) = (function.key.1, function.key.1 + function.size as u64);
+    let from = |at: u64| records.partition_point(|record| u64::from(offset(record)) < at);
+    &records[from(start)..from(end)]
 }
 
 /// By section name.
@@ -63,6 +91,21 @@ pub fn parse(data: &[u8], btf: &Btf) -> Result<BtfExt, ObjectError> {
         if len > 0 {
             parse_table(&r, table, start, end, btf, &mut ext)?;
         }
+    }
+    for info in ext.values_mut() {
+        // Compilers write them so; who asks for those of a function counts on it.
+        info.functions.sort_by_key(|record| record.offset);
+        info.lines.sort_by_key(|record| record.offset);
+        info.relocations.sort_by_key(|record| record.offset);
+        // The kernel takes one of an instruction, and each program that calls a function has a copy of its lines.
+        info.lines.dedup_by_key(|record| record.offset / INSN as u32);
+    }
+    let relocations = || ext.values().flat_map(|info| &info.relocations);
+    if relocations().count() > MAX_RELOCATIONS {
+        return Err(bad("it has more than 65,536 CO-RE relocations"));
+    }
+    if relocations().map(|relocation| relocation.type_id).collect::<HashSet<_>>().len() > MAX_ROOTS {
+        return Err(bad("its CO-RE relocations begin at more than 1,024 types"));
     }
     Ok(ext)
 }
