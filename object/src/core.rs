@@ -14,7 +14,7 @@ use object::write::{Object as ElfWriter, StandardSection, Symbol, SymbolSection}
 use object::{Architecture, BinaryFormat, Endianness, SectionKind, SymbolFlags, SymbolKind, SymbolScope};
 
 use crate::btf::ext::{BtfExt, CoreRelocation};
-use crate::btf::{Btf, Kind};
+use crate::btf::{Btf, Kind, nesting};
 use crate::elf::Elf;
 use crate::error::ObjectError;
 use crate::function::{Function, FunctionKey};
@@ -31,11 +31,13 @@ pub struct TargetBtf {
 }
 
 impl TargetBtf {
-    /// Parses a kernel's BTF, e.g. the contents of /sys/kernel/btf/vmlinux.
+    /// Parses a kernel's BTF, e.g. the contents of /sys/kernel/btf/vmlinux. Types on which the library would not come
+    /// back are refused.
     pub fn parse(data: &[u8]) -> Result<Self, ObjectError> {
         let lookup = Btf::parse(data)?;
-        let relocation = AyaBtf::parse(data, aya_obj_endianness())
-            .map_err(|e| ObjectError::BadBtf { reason: format!("the kernel's BTF: {}", chain(&e)) })?;
+        nesting::check(&lookup)?;
+        let relocation = contained(|| AyaBtf::parse(data, aya_obj_endianness()).map_err(|e| chain(&e)))
+            .map_err(|reason| ObjectError::BadBtf { reason: format!("the kernel's BTF: {reason}") })?;
         Ok(TargetBtf { relocation, lookup })
     }
     /// For looking up types by name.
@@ -105,13 +107,11 @@ fn run(
     target: &TargetBtf,
 ) -> Result<BTreeMap<FunctionKey, Vec<Insn>>, String> {
     let (bytes, places) = write_elf(elf, btf, work)?;
-    // The library is not built for hostile input; what we wrote is sane, but a panic must not take the caller along.
-    let relocated = catch_unwind(AssertUnwindSafe(|| -> Result<_, String> {
+    let relocated = contained(|| {
         let mut object = aya_obj::Object::parse(&bytes).map_err(|e| chain(&e))?;
         object.relocate_btf(&target.relocation).map_err(|e| chain(&e))?;
         Ok(object.functions)
-    }))
-    .map_err(|_| "the relocation library gave up on this object".to_owned())??;
+    })?;
     let mut out = BTreeMap::new();
     for ((_, address), function) in relocated {
         let Some(key) = places.get(&address) else { continue };
@@ -124,6 +124,13 @@ fn run(
         out.insert(*key, insns.collect());
     }
     if out.len() == work.len() { Ok(out) } else { Err("a function was lost in relocation".into()) }
+}
+
+/// What the library returns, or that it panicked. It is not built for hostile input: what it gets is sane, but what a
+/// relocation asks of a type need not be (a bit field where the kernel has none, a bit field of a type without a size).
+fn contained<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let gave_up = |_| Err("the relocation library gave up on this object".to_owned());
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(gave_up)
 }
 
 /// An ELF with the functions one after the other in `.text`.
@@ -169,7 +176,10 @@ fn relocation_btf(btf: &Btf) -> (Vec<u8>, u32) {
         if let Some(last) = btf.members(id).last() {
             let array = btf.resolve(last.type_id);
             if btf.kind(array) == Kind::Array && btf.array_len(array) == 0 {
-                btf.set_array_len(&mut out, array, 0xffff);
+                // The library's sizes have 32 bits.
+                let element = btf.size(btf.target(array)).unwrap_or(0).max(1);
+                let most = (u64::from(u32::MAX) / element).min(0xffff);
+                btf.set_array_len(&mut out, array, most as u32);
             }
         }
     }

@@ -10,6 +10,7 @@ pub mod encode;
 pub mod ext;
 pub mod filter;
 pub mod format;
+pub(crate) mod nesting;
 pub mod percpu;
 pub mod rate;
 pub mod sanitize;
