@@ -1,0 +1,5 @@
+#![no_main]
+
+use skep_object_fuzz::{expect_panics_of_the_relocation_library, relocate};
+
+libfuzzer_sys::fuzz_target!(init: expect_panics_of_the_relocation_library(), |data: &[u8]| relocate::run(data));
