@@ -9,6 +9,7 @@ mod cluster;
 mod codegen;
 mod demo;
 mod e2e;
+mod fuzz;
 mod image;
 mod install;
 mod repo;
@@ -43,6 +44,8 @@ enum Xtask {
     Bench(bench::Bench),
     /// Run an agent that is never left alone, for leaks and residue
     Soak(soak::Soak),
+    /// Make up hostile objects and types, looking for panics, hangs and memory
+    Fuzz(fuzz::Fuzz),
     /// Write the generated files: CRDs, gRPC code
     Codegen(codegen::Codegen),
 }
@@ -68,6 +71,7 @@ fn run() -> anyhow::Result<()> {
         Xtask::Demo(command) => command.run(),
         Xtask::Bench(command) => command.run(),
         Xtask::Soak(command) => command.run(),
+        Xtask::Fuzz(command) => command.run(),
         Xtask::Codegen(command) => command.run(),
     }
 }

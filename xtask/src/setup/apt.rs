@@ -9,7 +9,7 @@ use super::Level;
 use crate::{repo, step};
 
 /// (package, a program or file that shows that it is there, for which level, why)
-const PACKAGES: [(&str, &str, Level, &str); 23] = [
+const PACKAGES: [(&str, &str, Level, &str); 24] = [
     ("clang", "clang", Level::Bpf, "compiles eBPF programs in C"),
     ("llvm", "llvm-objdump", Level::Bpf, "shows what is in an object"),
     ("libbpf-dev", "/usr/include/bpf/bpf_helpers.h", Level::Bpf, "headers of eBPF programs in C"),
@@ -31,6 +31,7 @@ const PACKAGES: [(&str, &str, Level, &str); 23] = [
     ("curl", "curl", Level::Cluster, "asks services"),
     ("openssl", "openssl", Level::Cluster, "shows certificates"),
     ("gcc", "cc", Level::Cluster, "builds the pause container"),
+    ("g++", "c++", Level::Fuzz, "builds libFuzzer"),
     ("xz-utils", "xz", Level::Vm, "unpacks kernel modules"),
     ("qemu-system-x86", "qemu-system-x86_64", Level::Vm, "boots other kernels"),
 ];

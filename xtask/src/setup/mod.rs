@@ -24,6 +24,8 @@ pub enum Level {
     Cluster,
     /// Other kernels under QEMU
     Vm,
+    /// Hostile input made up; only when named, since nothing else needs it
+    Fuzz,
 }
 
 #[derive(Debug, clap::Args)]
@@ -36,6 +38,7 @@ pub struct Setup {
 
 const BPF_LINKER: &str = "0.10.3";
 const CARGO_DENY: &str = "0.20.2";
+const CARGO_FUZZ: &str = "0.13.2";
 const HELM: &str = "v4.3.1";
 
 impl Setup {
@@ -50,8 +53,8 @@ impl Setup {
     }
 
     pub fn run(&self) -> Result<()> {
-        let wants = |level: Level| self.only.is_empty() || self.only.contains(&level);
-        let levels: Vec<Level> = [Level::Build, Level::Bpf, Level::Registry, Level::Cluster, Level::Vm]
+        let wants = |level: Level| (self.only.is_empty() && level != Level::Fuzz) || self.only.contains(&level);
+        let levels: Vec<Level> = [Level::Build, Level::Bpf, Level::Registry, Level::Cluster, Level::Vm, Level::Fuzz]
             .into_iter()
             .filter(|level| wants(*level))
             .collect();
@@ -63,6 +66,9 @@ impl Setup {
         if wants(Level::Bpf) {
             rust_src::install()?;
             cargo_tool("bpf-linker", BPF_LINKER, "links eBPF objects and writes their BTF")?;
+        }
+        if wants(Level::Fuzz) {
+            cargo_tool("cargo-fuzz", CARGO_FUZZ, "builds fuzz targets")?;
         }
         if wants(Level::Cluster) {
             helm()?;
