@@ -4,9 +4,9 @@ use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, OnCgroups};
-use crate::netns::{Netfilter, SkLookup};
+use crate::netns::{FlowDissector, Netfilter, SkLookup};
 use crate::network::{ProgramFunction, Tc, Tcx, Xdp};
-use crate::tracing::{BtfTracepoint, Function, KernelTracepoint, Kprobe, RawTracepoint, TracedFunction, Uprobe};
+use crate::tracing::{BtfTracepoint, Function, KernelTracepoint, Kprobe, Lsm, RawTracepoint, TracedFunction, Uprobe};
 use crate::union::exactly_one;
 
 /// One hook. Exactly one of the kinds is given; every entry of one program must suit the program's type.
@@ -37,6 +37,9 @@ pub enum Attach {
     SockOps(OnCgroups),
     /// The choice of the socket that gets a new connection or a datagram, in a network namespace.
     SkLookup(SkLookup),
+    /// How the kernel takes packets apart to spread them, in a network namespace: one program each, and that of the node's
+    /// own is used in all.
+    FlowDissector(FlowDissector),
     /// Packets on their path through a network namespace, beside those of iptables and nftables. Linux 6.4 or newer.
     Netfilter(Netfilter),
     /// A static tracepoint of the kernel, with its documented fields.
@@ -58,6 +61,12 @@ pub enum Attach {
     /// The return of a function of the kernel or of another EbpfProgram, with arguments and the returned value typed by
     /// its BTF.
     Fexit(TracedFunction),
+    /// A kernel function that may be told to fail (those for error injection, and `security_...`): the program sees its
+    /// arguments, and what it returns, if it is not 0, is returned instead of calling the function.
+    FmodRet(Function),
+    /// A security hook: the program may refuse what a process is about to do, by returning a negative errno. The kernel has
+    /// to be started with `bpf` among its security modules.
+    Lsm(Lsm),
     /// A global function of another EbpfProgram of the namespace, which the program takes the place of. A new revision of
     /// either leaves it in place for a moment: the kernel takes one program per function.
     Freplace(ProgramFunction),
@@ -85,6 +94,7 @@ impl Attach {
             Self::CgroupDevice(_) => "cgroupDevice",
             Self::SockOps(_) => "sockOps",
             Self::SkLookup(_) => "skLookup",
+            Self::FlowDissector(_) => "flowDissector",
             Self::Netfilter(_) => "netfilter",
             Self::Tracepoint(_) => "tracepoint",
             Self::RawTracepoint(_) => "rawTracepoint",
@@ -95,6 +105,8 @@ impl Attach {
             Self::Kretprobe(_) => "kretprobe",
             Self::Fentry(_) => "fentry",
             Self::Fexit(_) => "fexit",
+            Self::FmodRet(_) => "fmodRet",
+            Self::Lsm(_) => "lsm",
             Self::Freplace(_) => "freplace",
         }
     }
@@ -110,6 +122,7 @@ mod tests {
             include_str!("../tests/golden/full.yaml"),
             include_str!("../tests/golden/netns.yaml"),
             include_str!("../tests/golden/cgroups.yaml"),
+            include_str!("../tests/golden/hooks.yaml"),
             include_str!("../tests/golden/functions.yaml"),
         ];
         let specs: Vec<serde_json::Value> = golden.iter().map(|text| serde_yaml_ng::from_str(text).unwrap()).collect();
@@ -121,6 +134,6 @@ mod tests {
             assert_eq!(entry.as_object().unwrap().keys().collect::<Vec<_>>(), [attach.kind()]);
             kinds.insert(attach.kind());
         }
-        assert_eq!(kinds.len(), 22, "the golden specs have every kind");
+        assert_eq!(kinds.len(), 25, "the golden specs have every kind");
     }
 }

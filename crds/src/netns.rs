@@ -14,6 +14,14 @@ pub struct SkLookup {
     pub network_namespaces: NetworkNamespaces,
 }
 
+/// How packets are taken apart.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowDissector {
+    /// The network namespaces.
+    pub network_namespaces: NetworkNamespaces,
+}
+
 /// A place in the path of packets through a network namespace. Linux 6.4 or newer.
 ///
 /// While a program is attached, the kernel keeps a selected pod's network namespace, also after the pod is gone: until

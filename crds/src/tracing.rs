@@ -45,6 +45,15 @@ pub struct Function {
     pub function: String,
 }
 
+/// A security hook.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Lsm {
+    /// The hook's name, as `include/linux/lsm_hook_defs.h` of the kernel has it: `file_open`, `bprm_check_security`.
+    #[schemars(length(min = 1, max = 119), regex(pattern = r"^[a-z0-9_]+$"))]
+    pub hook: String,
+}
+
 /// A function of the kernel, or of another EbpfProgram of the namespace.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

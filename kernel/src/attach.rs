@@ -43,6 +43,7 @@ static ATTACH: [(Kind, Means); KINDS.len()] = [
     (Kind::CgroupDevice, Means::Link(cgroup)),
     (Kind::SockOps, Means::Link(cgroup)),
     (Kind::SkLookup, Means::Link(sk_lookup)),
+    (Kind::FlowDissector, Means::Link(flow_dissector)),
     (Kind::Netfilter, Means::Link(netfilter)),
     (Kind::Tracepoint, Means::Link(tracepoint)),
     (Kind::RawTracepoint, Means::Link(raw_tracepoint)),
@@ -53,6 +54,8 @@ static ATTACH: [(Kind, Means); KINDS.len()] = [
     (Kind::Kretprobe, Means::Link(kprobe)),
     (Kind::Fentry, Means::Link(loaded_target)),
     (Kind::Fexit, Means::Link(loaded_target)),
+    (Kind::FmodRet, Means::Link(loaded_target)),
+    (Kind::Lsm, Means::Link(lsm)),
     (Kind::Freplace, Means::Link(freplace)),
 ];
 
@@ -190,6 +193,17 @@ fn sk_lookup(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelErro
     })
 }
 
+fn flow_dissector(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
+    let Target::Netns { path, name, .. } = &hook.target else { return Err(wrong_target(hook)) };
+    let what = || format!("flowDissector in the network namespace of {name}");
+    let netns = File::open(path).map_err(|e| netns_error(path, name, what(), e))?;
+    link::create(program, LinkTarget::Fd(netns.as_fd()), hook.attach_type, 0).map_err(|e| match e.raw_os_error() {
+        // The node's own dissects for all namespaces: while it has one, no other may, nor the other way round.
+        Some(libc::E2BIG | libc::EEXIST) => KernelError::HookBusy { target: what(), holder: holder(0) },
+        _ => netns_error(path, name, what(), e),
+    })
+}
+
 /// At the priority, or, where that is taken, at the next one: of two programs of which one takes the other's place, one
 /// has the one and one the other, and the kernel says which is free. A place that is left must be free at once, so that
 /// what ends a link says so to the kernel instead of leaving it to the last reference: see [`crate::Host`].
@@ -279,6 +293,24 @@ fn raw_tracepoint(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, Kerne
 
 fn loaded_target(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
     link::raw_tracepoint(program, None).map_err(|e| busy(hook, e))
+}
+
+/// Active security modules, as securityfs lists them.
+const SECURITY_MODULES: &str = "/sys/kernel/security/lsm";
+
+/// The kernel takes programs for security hooks also where it never calls them.
+fn lsm(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
+    let active = std::fs::read_to_string(SECURITY_MODULES).ok();
+    if active.as_deref().is_some_and(|active| !active.trim().split(',').any(|module| module == "bpf")) {
+        return Err(KernelError::KernelUnsupported {
+            what: format!("lsm on {}", hook.target.display()),
+            why: format!(
+                "the kernel was started without the security module bpf: add it to lsm= on its command line ({SECURITY_MODULES} has {})",
+                active.unwrap_or_default().trim()
+            ),
+        });
+    }
+    loaded_target(program, hook)
 }
 
 fn freplace(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {

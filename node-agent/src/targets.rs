@@ -136,6 +136,10 @@ impl Entry<'_> {
                 self.name(Kind::SkLookup, None);
                 self.network_namespaces(Kind::SkLookup, Options::default(), &a.network_namespaces);
             }
+            Attach::FlowDissector(a) => {
+                self.name(Kind::FlowDissector, None);
+                self.network_namespaces(Kind::FlowDissector, Options::default(), &a.network_namespaces);
+            }
             Attach::Netfilter(a) => {
                 self.name(Kind::Netfilter, Some(&format!("{:?} {:?}", a.family, a.hook)));
                 let options = Options { netfilter: Some(netfilter(a)), ..Options::default() };
@@ -148,6 +152,9 @@ impl Entry<'_> {
             Attach::Kretprobe(a) => self.fixed(Kind::Kretprobe, function(&a.function, 0)),
             Attach::Fentry(a) => self.traced(Kind::Fentry, a, functions),
             Attach::Fexit(a) => self.traced(Kind::Fexit, a, functions),
+            Attach::FmodRet(a) => self.fixed(Kind::FmodRet, function(&a.function, 0)),
+            // The function that stands for the hook in the kernel's BTF.
+            Attach::Lsm(a) => self.fixed(Kind::Lsm, function(&format!("bpf_lsm_{}", a.hook), 0)),
             Attach::Freplace(a) => self.program_function(Kind::Freplace, &a.ebpf_program, &a.function, functions),
             Attach::Uprobe(a) => self.binary(Kind::Uprobe, a, binaries),
             Attach::Uretprobe(a) => self.binary(Kind::Uretprobe, a, binaries),

@@ -12,8 +12,9 @@ use skep_kernel::sys;
 use skep_proto::v1::inspector_client::InspectorClient;
 use skep_proto::v1::update_map_request::Mode;
 use skep_proto::v1::{
-    Changes, Datum, DecodedChange, DeleteMapEntriesRequest, DumpMapRequest, EventEnd, LookupMapRequest, MapEntry, MapFrame, ProgramRef, State, TailEventsRequest, UpdateMapRequest, WatchMapRequest, datum,
-    event_frame, lookup_map_request::Key, map_frame,
+    Changes, Datum, DecodedChange, DeleteMapEntriesRequest, DumpMapRequest, EventEnd, LookupMapRequest, MapEntry,
+    MapFrame, ProgramRef, State, TailEventsRequest, UpdateMapRequest, WatchMapRequest, datum, event_frame,
+    lookup_map_request::Key, map_frame,
 };
 use skep_proto::value::{from_json, to_json};
 use tonic::transport::Channel;

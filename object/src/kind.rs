@@ -15,6 +15,7 @@ pub enum Kind {
     CgroupDevice,
     SockOps,
     SkLookup,
+    FlowDissector,
     Netfilter,
     Tracepoint,
     RawTracepoint,
@@ -25,6 +26,8 @@ pub enum Kind {
     Kretprobe,
     Fentry,
     Fexit,
+    FmodRet,
+    Lsm,
     Freplace,
 }
 
@@ -113,10 +116,12 @@ mod program {
     pub const CGROUP_DEVICE: u32 = 15;
     pub const RAW_TRACEPOINT: u32 = 17;
     pub const CGROUP_SOCK_ADDR: u32 = 18;
+    pub const FLOW_DISSECTOR: u32 = 22;
     pub const CGROUP_SYSCTL: u32 = 23;
     pub const CGROUP_SOCKOPT: u32 = 25;
     pub const TRACING: u32 = 26;
     pub const EXT: u32 = 28;
+    pub const LSM: u32 = 29;
     pub const SK_LOOKUP: u32 = 30;
     pub const NETFILTER: u32 = 32;
 }
@@ -127,10 +132,13 @@ pub mod attach {
     pub const CGROUP_INET_EGRESS: u32 = 1;
     pub const CGROUP_SOCK_OPS: u32 = 3;
     pub const CGROUP_DEVICE: u32 = 6;
+    pub const FLOW_DISSECTOR: u32 = 17;
     pub const CGROUP_SYSCTL: u32 = 18;
     pub const TRACE_RAW_TP: u32 = 23;
     pub const TRACE_FENTRY: u32 = 24;
     pub const TRACE_FEXIT: u32 = 25;
+    pub const MODIFY_RETURN: u32 = 26;
+    pub const LSM_MAC: u32 = 27;
     pub const SK_LOOKUP: u32 = 36;
     pub const XDP: u32 = 37;
     pub const PERF_EVENT: u32 = 41;
@@ -141,7 +149,7 @@ pub mod attach {
 
 /// The table.
 #[rustfmt::skip] // one row, one line
-pub static KINDS: [Row; 22] = [
+pub static KINDS: [Row; 25] = [
     row(Kind::Xdp, "xdp", &["xdp", "xdp.frags"], program::XDP, attach::XDP, LoadTime::AttachType, TargetClass::Interface, UpdateWay::Swap, FLOOR),
     row(Kind::Tcx, "tcx", &["tcx", "tc", "classifier"], program::SCHED_CLS, 0, LoadTime::Nothing, TargetClass::Interface, UpdateWay::Swap, Release(6, 6)),
     row(Kind::Tc, "tc", &["tc", "classifier", "tcx"], program::SCHED_CLS, 0, LoadTime::Nothing, TargetClass::Interface, UpdateWay::Swap, FLOOR),
@@ -153,6 +161,7 @@ pub static KINDS: [Row; 22] = [
     row(Kind::CgroupDevice, "cgroupDevice", &["cgroup"], program::CGROUP_DEVICE, attach::CGROUP_DEVICE, LoadTime::AttachType, TargetClass::Cgroup, UpdateWay::Swap, FLOOR),
     row(Kind::SockOps, "sockOps", &["sockops"], program::SOCK_OPS, attach::CGROUP_SOCK_OPS, LoadTime::AttachType, TargetClass::Cgroup, UpdateWay::Swap, FLOOR),
     row(Kind::SkLookup, "skLookup", &["sk_lookup"], program::SK_LOOKUP, attach::SK_LOOKUP, LoadTime::AttachType, TargetClass::NetworkNamespace, UpdateWay::Swap, FLOOR),
+    row(Kind::FlowDissector, "flowDissector", &["flow_dissector"], program::FLOW_DISSECTOR, attach::FLOW_DISSECTOR, LoadTime::AttachType, TargetClass::NetworkNamespace, UpdateWay::Swap, FLOOR),
     row(Kind::Netfilter, "netfilter", &["netfilter"], program::NETFILTER, attach::NETFILTER, LoadTime::AttachType, TargetClass::NetworkNamespace, UpdateWay::BesideNeighbour, Release(6, 4)),
     row(Kind::Tracepoint, "tracepoint", &["tracepoint", "tp"], program::TRACEPOINT, attach::PERF_EVENT, LoadTime::Nothing, TargetClass::Event, UpdateWay::Beside, FLOOR),
     row(Kind::RawTracepoint, "rawTracepoint", &["raw_tracepoint", "raw_tp"], program::RAW_TRACEPOINT, 0, LoadTime::Nothing, TargetClass::Event, UpdateWay::Beside, FLOOR),
@@ -163,6 +172,8 @@ pub static KINDS: [Row; 22] = [
     row(Kind::Kretprobe, "kretprobe", &["kretprobe"], program::KPROBE, attach::PERF_EVENT, LoadTime::Nothing, TargetClass::Function, UpdateWay::Beside, FLOOR),
     row(Kind::Fentry, "fentry", &["fentry", "fentry.s"], program::TRACING, attach::TRACE_FENTRY, LoadTime::BtfFunction, TargetClass::Function, UpdateWay::Beside, FLOOR),
     row(Kind::Fexit, "fexit", &["fexit", "fexit.s"], program::TRACING, attach::TRACE_FEXIT, LoadTime::BtfFunction, TargetClass::Function, UpdateWay::Beside, FLOOR),
+    row(Kind::FmodRet, "fmodRet", &["fmod_ret", "fmod_ret.s"], program::TRACING, attach::MODIFY_RETURN, LoadTime::BtfFunction, TargetClass::Function, UpdateWay::Beside, FLOOR),
+    row(Kind::Lsm, "lsm", &["lsm", "lsm.s"], program::LSM, attach::LSM_MAC, LoadTime::BtfFunction, TargetClass::Function, UpdateWay::Beside, FLOOR),
     row(Kind::Freplace, "freplace", &["freplace"], program::EXT, 0, LoadTime::BtfFunction, TargetClass::Function, UpdateWay::Gap, FLOOR),
 ];
 

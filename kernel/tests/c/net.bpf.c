@@ -90,6 +90,14 @@ int count_netfilter(void *ctx)
 	return verdict ? 1 : 0;
 }
 
+/* 0: BPF_OK. */
+SEC("flow_dissector")
+int count_dissected(struct __sk_buff *skb)
+{
+	hit(6);
+	return 0;
+}
+
 /* A section that no loader knows must not matter to the programs beside it. */
 SEC("no_such_kind/at_all")
 int unknown(void *ctx)

@@ -42,6 +42,10 @@ SEC("fentry/do_sys_openat2")
 int on_fentry(__u64 *ctx) { return hit(7); }
 SEC("fexit/do_sys_openat2")
 int on_fexit(__u64 *ctx) { return hit(8); }
+SEC("fmod_ret/security_file_open")
+int on_security(__u64 *ctx) { return hit(10); }
+SEC("lsm/file_open")
+int on_open(__u64 *ctx) { return hit(11); }
 #endif
 
 /* CO-RE: fields that lie elsewhere in every kernel. */

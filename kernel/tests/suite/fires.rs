@@ -9,7 +9,7 @@ use skep_kernel::hook::{Hook, Target};
 use skep_kernel::seam::Kernel;
 use skep_object::kind::{Kind, attach};
 
-use super::fixture::{Fixture, at, hook, local_in, object, request};
+use super::fixture::{Fixture, at, hook, local_in, object, request, run};
 
 /// Attaches, triggers, detaches, triggers: the counter moves once, by at least `expect`.
 fn fires(fixture: &Fixture, source: &str, function: &str, slot: u32, hook: &Hook, trigger: impl Fn()) {
@@ -195,6 +195,21 @@ fn sk_lookup() {
     fires(&f, "net", "count_lookup", 4, &hook(Kind::SkLookup, 0, netns), || f.packets(5));
 }
 
+/// Packets that are received are spread over CPUs by what the dissector finds in them.
+pub fn spread_packets(f: &Fixture) {
+    let netns = f.netns_path();
+    let name = netns.file_name().unwrap().to_str().unwrap();
+    run("ip", &["netns", "exec", name, "sh", "-c", "echo 1 > /sys/class/net/lo/queues/rx-0/rps_cpus"]);
+}
+
+#[test]
+fn flow_dissector() {
+    let mut f = Fixture::new();
+    let netns = f.netns();
+    spread_packets(&f);
+    fires(&f, "net", "count_dissected", 6, &hook(Kind::FlowDissector, 0, netns), || f.packets(5));
+}
+
 #[test]
 fn netfilter() {
     let mut f = Fixture::new();
@@ -357,6 +372,21 @@ fn fentry() {
 fn fexit() {
     let f = Fixture::new();
     fires_or(&f, has_kprobes(), "PermissionDenied", "on_fexit", 8, &hook(Kind::Fexit, 0, openat2()), open_files);
+}
+
+#[test]
+fn fmod_ret() {
+    let f = Fixture::new();
+    let target = Target::Function { name: "security_file_open".into(), offset: 0 };
+    let hook = hook(Kind::FmodRet, 0, target);
+    fires_or(&f, has_kprobes(), "PermissionDenied", "on_security", 10, &hook, open_files);
+}
+
+#[test]
+fn lsm() {
+    let f = Fixture::new();
+    let target = Target::Function { name: "bpf_lsm_file_open".into(), offset: 0 };
+    fires_or(&f, has_kprobes(), "PermissionDenied", "on_open", 11, &hook(Kind::Lsm, 0, target), open_files);
 }
 
 pub fn has_release(major: u32, minor: u32) -> bool {

@@ -15,7 +15,7 @@ use skep_kernel::seam::{Kernel, LoadRequest, Merge, Settled};
 use skep_kernel::sys::map::Map;
 use skep_object::kind::{Kind, UpdateWay, attach};
 
-use super::fires::{has_release, probed_target};
+use super::fires::{has_release, probed_target, spread_packets};
 use super::fixture::{Fixture, at, hook, local_in, object, request, run};
 
 /// Events a second, if the machine can.
@@ -232,6 +232,12 @@ fn kinds_of_a_network_namespace() {
     let netns = Some(f.netns_path());
     let counter = ("count_lookup", 4);
     compare(&f, "net", (counter, &subject), (counter, &subject), packets(&f), netns);
+    let mut f = Fixture::new();
+    let subject = hook(Kind::FlowDissector, 0, f.netns());
+    spread_packets(&f);
+    let (netns, lo) = (Some(f.netns_path()), f.interface("lo"));
+    let counter = ("count_dissected", 6);
+    compare(&f, "net", (counter, &subject), (("count_tc", 1), &ingress(lo)), packets(&f), netns);
     if !has_release(6, 4) {
         return;
     }

@@ -23,6 +23,7 @@ const FIRES: [(Kind, &str); KINDS.len()] = [
     (Kind::CgroupDevice, "fires::cgroup_device"),
     (Kind::SockOps, "fires::sock_ops"),
     (Kind::SkLookup, "fires::sk_lookup"),
+    (Kind::FlowDissector, "fires::flow_dissector"),
     (Kind::Netfilter, "fires::netfilter"),
     (Kind::Tracepoint, "fires::tracepoint"),
     (Kind::RawTracepoint, "fires::raw_tracepoint"),
@@ -33,10 +34,12 @@ const FIRES: [(Kind, &str); KINDS.len()] = [
     (Kind::Kretprobe, "fires::kretprobe"),
     (Kind::Fentry, "fires::fentry"),
     (Kind::Fexit, "fires::fexit"),
+    (Kind::FmodRet, "fires::fmod_ret"),
+    (Kind::Lsm, "fires::lsm"),
     (Kind::Freplace, "functions::are_replaced_and_the_gap_of_an_update_is_measured"),
 ];
 
-const SPECS: [&str; 5] = ["minimal", "full", "netns", "functions", "cgroups"];
+const SPECS: [&str; 6] = ["minimal", "full", "netns", "functions", "cgroups", "hooks"];
 
 pub fn page() -> Result<String> {
     let (descriptions, examples) = (descriptions()?, examples()?);

@@ -38,6 +38,8 @@ impl Kernel {
             "fires::kretprobe",
             "fires::fentry",
             "fires::fexit",
+            "fires::fmod_ret",
+            "fires::lsm",
             "updates::kprobe",
             "functions::are_replaced",
             "programs_that_trace",
