@@ -40,9 +40,9 @@ struct Numbers<'a> {
 /// Runs the command.
 pub async fn run(global: &Global, graph: &Graph) -> Result<(), Error> {
     let screen = graph.output == GraphFormat::Chart && std::io::stdout().is_terminal();
-    let looks = match graph.duration {
-        None if screen => 0,
-        given => looks(given.unwrap_or(DURATION), graph.interval)?,
+    let (interval, looks) = match graph.duration {
+        None if screen => (graph.interval, 0),
+        given => pace(given, graph.interval)?,
     };
     let told = Told::new(Board::new(graph));
     let board = &told;
@@ -50,13 +50,14 @@ pub async fn run(global: &Global, graph: &Graph) -> Result<(), Error> {
         let request = WatchMapRequest {
             program: Some(agent.program(&namespace, &graph.name).await?),
             map: graph.map.clone(),
-            interval_ms: millis(graph.interval),
+            interval_ms: millis(interval),
             filter: graph.filter.clone().unwrap_or_default(),
             snapshot: true,
             looks,
             ..WatchMapRequest::default()
         };
-        let say = |text: String| board.tell(|board| board.remark(text));
+        // Where nothing is drawn until the end, what there is to be said does not wait for it.
+        let say = |text: String| if screen { board.tell(|board| board.remark(text)) } else { note(text) };
         follow(&agent, request, say, |schema, frame| board.tell(|board| board.hear(&agent.node, schema, frame))).await
     };
     let failed = |node: &str, error: &Error| board.tell(|board| board.fail(node, &error.to_string()));
@@ -76,11 +77,13 @@ pub async fn run(global: &Global, graph: &Graph) -> Result<(), Error> {
     answers.map_or(Ok(()), |answers| answers.complete())
 }
 
-/// How many looks beyond the first that is.
-fn looks(duration: Duration, interval: Duration) -> Result<u64, Error> {
-    let looks = duration.as_millis().div_ceil(interval.as_millis().max(1));
+/// The time between two looks, and how many fit beyond the first: none comes after the time that was given.
+fn pace(duration: Option<Duration>, interval: Duration) -> Result<(Duration, u64), Error> {
+    let duration = duration.unwrap_or(DURATION.max(interval));
+    let interval = interval.min(duration);
+    let looks = duration.as_millis() / interval.as_millis().max(1);
     match u64::try_from(looks) {
-        Ok(looks) if looks < POINTS as u64 => Ok(looks.max(1)),
+        Ok(looks) if looks < POINTS as u64 => Ok((interval, looks)),
         _ => Err(Error::Usage(format!(
             "--for {}s in --interval {}s: {looks} looks, and a line has {POINTS} points at most; choose a longer interval",
             duration.as_secs_f64(),
@@ -113,8 +116,10 @@ mod tests {
     #[test]
     fn a_line_has_an_end() {
         let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
-        assert_eq!(looks(minute, second).unwrap(), 60);
-        assert_eq!(looks(second, minute).unwrap(), 1);
-        assert!(looks(minute * 60, second).unwrap_err().to_string().contains("3600 looks"));
+        assert_eq!(pace(Some(minute), second).unwrap(), (second, 60));
+        assert_eq!(pace(Some(second), minute).unwrap(), (second, 1), "no longer than was said");
+        assert_eq!(pace(Some(second * 5), second * 2).unwrap(), (second * 2, 2));
+        assert_eq!(pace(None, minute).unwrap(), (minute, 1), "nobody said how long");
+        assert!(pace(Some(minute * 60), second).unwrap_err().to_string().contains("3600 looks"));
     }
 }

@@ -10,6 +10,7 @@ use crate::args::{DumpFormat, Global, Hist, MapsDump, Scale, TopFormat};
 use crate::dump::{Contents, contents, progress};
 use crate::error::Error;
 use crate::live;
+use crate::number::{Counter, Number};
 use crate::order::compare;
 use crate::output;
 use crate::source::{self, Access};
@@ -35,7 +36,7 @@ struct Histogram {
 struct Bucket {
     from: u64,
     to: u64,
-    count: f64,
+    count: Number,
 }
 
 /// Runs the command.
@@ -87,31 +88,28 @@ pub fn render(hist: &Hist, all: &[Contents]) -> Result<String, Error> {
 }
 
 fn histograms(hist: &Hist, all: &[Contents]) -> Result<Vec<Histogram>, Error> {
-    type Counts = BTreeMap<u64, f64>;
+    type Counts = BTreeMap<u64, Number>;
     let mut groups: Vec<(Option<String>, Option<Value>, Counts)> = Vec::new();
     for contents in all {
         let schema = &contents.schema;
         let roots = [("key", &schema.key), ("value", &schema.value)];
         let member = |path: &str| Member::parse(path, &roots).map_err(|e| Error::Usage(e.to_string()));
-        let number = |option: &str, path: &str| match member(path)? {
-            found if found.is_number() => Ok(found),
-            _ => Err(Error::Usage(format!("--{option}: {path} is no number"))),
-        };
-        let (bucket, count) = (number("bucket", &hist.bucket)?, number("count", &hist.count)?);
+        let bucket = Counter::parse("bucket", &hist.bucket, schema)?;
+        let count = Counter::parse("count", &hist.count, schema)?;
         let by = hist.by.as_deref().map(member).transpose()?;
         for entry in &contents.entries {
             let each: Vec<&[u8]> = entry.each(schema).collect();
             let first = each.first().copied().unwrap_or_default();
-            let slot = bucket.number(&[&entry.key, first]).unwrap_or(0.0);
-            if !(0.0..BUCKETS as f64).contains(&slot) {
+            let which = bucket.number(&entry.key, first).unwrap_or(Number::ZERO);
+            let Some(slot) = slot(which) else {
                 let message = format!(
-                    "--bucket: {} is {slot}, and buckets are 0 to {}: name the member that says which",
+                    "--bucket: {} is {which}, and buckets are 0 to {}: name the member that says which",
                     hist.bucket,
                     BUCKETS - 1
                 );
                 return Err(Error::Usage(message));
-            }
-            let sum: f64 = each.iter().filter_map(|value| count.number(&[&entry.key, value])).sum();
+            };
+            let sum: Number = each.iter().filter_map(|value| count.number(&entry.key, value)).sum();
             let node = hist.per_node.then(|| contents.node.clone());
             let by = by.as_ref().map(|by| by.decode(&[&entry.key, first]));
             let at = groups.iter().position(|(of, value, _)| *of == node && *value == by);
@@ -119,7 +117,8 @@ fn histograms(hist: &Hist, all: &[Contents]) -> Result<Vec<Histogram>, Error> {
                 groups.push((node, by, Counts::new()));
                 groups.len() - 1
             });
-            *groups[at].2.entry(slot as u64).or_default() += sum;
+            let counted = groups[at].2.entry(slot).or_insert(Number::ZERO);
+            *counted = *counted + sum;
         }
     }
     let null = Value::Null;
@@ -128,18 +127,28 @@ fn histograms(hist: &Hist, all: &[Contents]) -> Result<Vec<Histogram>, Error> {
         a.0.cmp(&b.0).then_with(|| compare(&by(&a.1), &by(&b.1)))
     });
     let histogram = |(node, by, counts): (Option<String>, Option<Value>, Counts)| {
-        let mut counted = counts.iter().filter(|(_, count)| **count > 0.0).map(|(slot, _)| *slot);
+        let mut counted = counts.iter().filter(|(_, count)| count.as_f64() > 0.0).map(|(slot, _)| *slot);
         let first = counted.next();
         let last = counted.next_back().or(first);
         // Empty ones between others are shown, those around them are not.
         let slots = first.zip(last).map(|(first, last)| first..=last).into_iter().flatten();
         let buckets = slots.map(|slot| {
             let (from, to) = range(hist.scale, hist.width, slot);
-            Bucket { from, to, count: counts.get(&slot).copied().unwrap_or(0.0) }
+            Bucket { from, to, count: counts.get(&slot).copied().unwrap_or(Number::ZERO) }
         });
         Histogram { node, by, buckets: buckets.collect() }
     };
     Ok(groups.into_iter().map(histogram).collect())
+}
+
+/// Which bucket a number means; none is meant by one beyond them all.
+fn slot(number: Number) -> Option<u64> {
+    let slot = match number {
+        Number::Whole(number) => u64::try_from(number).ok()?,
+        Number::Float(number) if number >= 0.0 => number as u64,
+        Number::Float(_) => return None,
+    };
+    (slot < BUCKETS).then_some(slot)
 }
 
 /// What a bucket stands for.
@@ -178,7 +187,7 @@ fn text(hist: &Hist, all: &[Histogram]) -> String {
 }
 
 fn bars(buckets: &[Bucket]) -> String {
-    let most = buckets.iter().map(|bucket| bucket.count).fold(0.0, f64::max);
+    let most = buckets.iter().map(|bucket| bucket.count.as_f64()).fold(0.0, f64::max);
     let rows: Vec<(String, String, String)> = buckets
         .iter()
         .map(|bucket| {
@@ -187,7 +196,8 @@ fn bars(buckets: &[Bucket]) -> String {
                 false => format!("{} .. {}", short(bucket.from), short(bucket.to.saturating_add(1))),
             };
             // Whatever is counted is seen.
-            let length = if bucket.count > 0.0 { (bucket.count / most * BAR).ceil() as usize } else { 0 };
+            let count = bucket.count.as_f64();
+            let length = if count > 0.0 { (count / most * BAR).ceil() as usize } else { 0 };
             (range, bucket.count.to_string(), "#".repeat(length))
         })
         .collect();
@@ -223,9 +233,8 @@ mod tests {
 
     #[test]
     fn bars_are_as_long_as_counts_are_large() {
-        let bucket = |from, to, count| Bucket { from, to, count };
-        let shown =
-            bars(&[bucket(0, 0, 1.0), bucket(512, 1023, 0.0), bucket(1024, 2047, 400.0), bucket(2048, 4095, 200.0)]);
+        let bucket = |from, to, count| Bucket { from, to, count: Number::Whole(count) };
+        let shown = bars(&[bucket(0, 0, 1), bucket(512, 1023, 0), bucket(1024, 2047, 400), bucket(2048, 4095, 200)]);
         let (full, half) = ("#".repeat(40), "#".repeat(20));
         let wanted = format!("        0    1  #\n512 .. 1K    0\n 1K .. 2K  400  {full}\n 2K .. 4K  200  {half}\n");
         assert_eq!(shown, wanted);

@@ -31,6 +31,7 @@ pub mod insns;
 pub mod live;
 pub mod maps;
 pub mod names;
+pub mod number;
 pub mod order;
 pub mod output;
 pub mod page;

@@ -74,9 +74,9 @@ async fn numbers_become_lines() {
     let cluster = start().await;
     let graph = ["graph", "flows", "counts", "--for", "3s"];
     let json: Value = serde_json::from_str(&cluster.out(&[&graph[..], &["-o", "json"]].concat())).unwrap();
-    let points = json!([[0.0, 0.0], [1.0, 10.0], [2.0, 20.0], [3.0, 30.0]]);
-    assert_eq!(json["series"][0], json!({"key": 1, "growth": 30.0, "points": points}));
-    assert_eq!(json["series"][1]["points"][3], json!([3.0, 5.0]));
+    let points = json!([[0.0, 0], [1.0, 10], [2.0, 20], [3.0, 30]]);
+    assert_eq!(json["series"][0], json!({"key": 1, "growth": 30, "points": points}));
+    assert_eq!(json["series"][1]["points"][3], json!([3.0, 5]));
     let rates = cluster.out(&[&graph[..], &["--rate", "--per-node"]].concat());
     let row = "node-1   1     10        30       ███\n";
     assert!(rates.contains("NODE     KEY   VALUE/S   GROWTH   2 SECONDS\n") && rates.contains(row), "{rates}");

@@ -41,7 +41,7 @@ pub struct Graph {
     /// How long to look; default: on a terminal until q is pressed, else 30s.
     #[arg(long = "for", value_name = "DURATION", value_parser = interval)]
     pub duration: Option<Duration>,
-    /// Between two looks, at least 100ms.
+    /// Between two looks, at least 100ms; not longer than --for.
     #[arg(long, value_name = "DURATION", value_parser = interval, default_value = "1s")]
     pub interval: Duration,
     /// How many lines.

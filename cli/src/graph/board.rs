@@ -112,9 +112,9 @@ impl Board {
     }
 
     fn cells(series: &Series) -> Vec<String> {
-        let last = series.points.last().map_or_else(|| "-".to_owned(), |(_, number)| short(*number));
+        let last = series.points.last().map_or_else(|| "-".to_owned(), |(_, number)| short(number.as_f64()));
         let node = series.node.as_deref().map(printable);
-        node.into_iter().chain([label(&series.key), last, short(series.growth)]).collect()
+        node.into_iter().chain([label(&series.key), last, short(series.growth.as_f64())]).collect()
     }
 
     /// The lines as text.
@@ -200,7 +200,7 @@ impl View for Board {
 }
 
 fn numbers(series: &Series) -> Vec<f64> {
-    series.points.iter().map(|(_, number)| *number).collect()
+    series.points.iter().map(|(_, number)| number.as_f64()).collect()
 }
 
 /// A block for each number, as high as it is between the lowest (`from_zero`: or zero) and the highest; of more than

@@ -2,17 +2,18 @@
 //!
 //! Guarantees: a line is a function of the frames alone; times are the nodes' own, so that rates are exact however late a
 //! frame comes. Caveats: of several nodes the n-th looks are added up, which are as far apart in time as the answers to
-//! the first were; a number beyond 2^53 is rounded to what a double holds.
+//! the first were.
 
 use std::collections::BTreeMap;
+use std::ops::Add;
 
 use serde::Serialize;
 use serde_json::Value;
-use skep_object::btf::filter::Member;
 use skep_proto::v1::Changes;
 
 use crate::error::Error;
 use crate::follow::{Change, unpacked};
+use crate::number::{Counter, Kept, Number};
 use crate::order::compare;
 use crate::schema::Schema;
 use crate::table::printable;
@@ -29,9 +30,9 @@ pub struct Series {
     pub node: Option<String>,
     pub key: Value,
     /// What the number grew by, from the first look to the last.
-    pub growth: f64,
+    pub growth: Number,
     /// Seconds since the first look, and the number then. There is none of a look that did not find the key.
-    pub points: Vec<(f64, f64)>,
+    pub points: Vec<(f64, Number)>,
 }
 
 impl Series {
@@ -82,24 +83,20 @@ struct Node {
 struct Track {
     key: Value,
     /// One for each look; none where the key is not there.
-    values: Vec<Option<f64>>,
+    values: Vec<Option<Kept>>,
 }
 
 impl Looks {
     /// A frame of a node. An error says that `field` is no number of the map, or that the map has too many entries.
     pub fn hear(&mut self, node: &str, field: &str, schema: &Schema, frame: &Changes) -> Result<(), Error> {
-        let roots = [("key", &schema.key), ("value", &schema.value)];
-        let member = Member::parse(field, &roots).map_err(|e| Error::Usage(e.to_string()))?;
-        if !member.is_number() {
-            return Err(Error::Usage(format!("--field: {field} is no number")));
-        }
+        let counter = Counter::parse("field", field, schema)?;
         let of = self.nodes.entry(node.to_owned()).or_default();
         of.begin(frame);
         let looks = of.times.len();
         for Change { entry, .. } in unpacked(schema, frame)? {
             // Of a per-CPU map the sum.
-            let numbers = entry.each(schema).filter_map(|value| member.number(&[&entry.key, value]));
-            let number = numbers.reduce(|a, b| a + b);
+            let numbers = entry.each(schema).filter_map(|value| counter.number(&entry.key, value));
+            let number = numbers.reduce(Number::add).map(Kept::from);
             let track = of
                 .tracks
                 .entry(entry.key.to_vec())
@@ -141,11 +138,11 @@ impl Looks {
             }
         }
         let of = groups.len();
-        let mut groups: Vec<(f64, Option<&str>, Group<'_>)> =
+        let mut groups: Vec<(Number, Option<&str>, Group<'_>)> =
             groups.into_iter().map(|((node, _), group)| (group.growth(), node, group)).collect();
         groups.sort_by(|a, b| {
             let by_key = || compare(a.2.key(), b.2.key()).then_with(|| a.1.cmp(&b.1));
-            b.0.total_cmp(&a.0).then_with(by_key)
+            b.0.order(&a.0).then_with(by_key)
         });
         groups.truncate(limit);
         let series = groups.into_iter().map(|(growth, node, group)| Series {
@@ -172,7 +169,7 @@ impl Node {
         let elapsed = frame.elapsed_us as f64 / 1e6;
         self.times.push(self.times.last().map_or(0.0, |last| last + elapsed));
         for track in self.tracks.values_mut() {
-            track.values.push(track.values.last().copied().flatten());
+            track.values.push(track.values.last().cloned().flatten());
         }
         // In large steps, so that few are moved.
         if self.times.len() >= 2 * POINTS {
@@ -197,17 +194,17 @@ impl Group<'_> {
         self.0.first().map_or(&Value::Null, |(_, track)| &track.key)
     }
 
-    fn growth(&self) -> f64 {
+    fn growth(&self) -> Number {
         let of = |track: &Track| {
-            let last = track.values.iter().rev().find_map(|value| *value).unwrap_or(0.0);
+            let last = track.values.iter().rev().flatten().next().map_or(Number::ZERO, Number::from);
             // What came later began at nothing.
-            last - track.values.first().copied().flatten().unwrap_or(0.0)
+            last - track.values.first().and_then(Option::as_ref).map_or(Number::ZERO, Number::from)
         };
         self.0.iter().map(|(_, track)| of(track)).sum()
     }
 
     /// Of the looks that all of its nodes told of.
-    fn points(&self, rate: bool) -> Vec<(f64, f64)> {
+    fn points(&self, rate: bool) -> Vec<(f64, Number)> {
         let begin = self.0.iter().map(|(node, _)| node.first).max().unwrap_or(0);
         let end = self.0.iter().map(|(node, _)| node.first + node.times.len() as u64).min().unwrap_or(0);
         let from = begin.max(end.saturating_sub(POINTS as u64));
@@ -215,21 +212,22 @@ impl Group<'_> {
             let (node, _) = self.0.first()?;
             let seconds = *node.times.get(node.at(look)?)?;
             let numbers = self.0.iter().filter_map(|(node, track)| track.number(node, node.at(look)?, rate));
-            Some((seconds, numbers.reduce(|a, b| a + b)?))
+            Some((seconds, numbers.reduce(Number::add)?))
         };
         (from..end).filter_map(point).collect()
     }
 }
 
 impl Track {
-    fn number(&self, node: &Node, index: usize, rate: bool) -> Option<f64> {
-        let now = (*self.values.get(index)?)?;
+    fn number(&self, node: &Node, index: usize, rate: bool) -> Option<Number> {
+        let now = Number::from(self.values.get(index)?.as_ref()?);
         if !rate {
             return Some(now);
         }
         let before = index.checked_sub(1)?;
         let elapsed = node.times.get(index)? - node.times.get(before)?;
-        Some((now - self.values.get(before)?.unwrap_or(0.0)) / elapsed.max(1e-6))
+        let was = self.values.get(before)?.as_ref().map_or(Number::ZERO, Number::from);
+        Some(Number::Float((now - was).as_f64() / elapsed.max(1e-6)))
     }
 }
 
@@ -277,16 +275,22 @@ pub(super) mod tests {
     fn numbers_stay_until_they_change_and_end_when_the_key_is_gone() {
         let all = [look(0, &[(7, 5), (8, 1)], &[]), look(1, &[(7, 9)], &[]), look(2, &[(9, 2)], &[8])];
         let looks = looks(&all.map(|frame| ("n1", frame)));
-        let wanted = json!([
-            ["7", 4.0, [[0.0, 5.0], [0.5, 9.0], [1.0, 9.0]]],
-            ["9", 2.0, [[1.0, 2.0]]],
-            ["8", 0.0, [[0.0, 1.0], [0.5, 1.0]]],
-        ]);
+        let wanted =
+            json!([["7", 4, [[0.0, 5], [0.5, 9], [1.0, 9]]], ["9", 2, [[1.0, 2]]], ["8", 0, [[0.0, 1], [0.5, 1]]],]);
         assert_eq!(shown(&looks, false, false), wanted);
-        let rates = json!([["7", 4.0, [[0.5, 8.0], [1.0, 0.0]]], ["9", 2.0, [[1.0, 4.0]]], ["8", 0.0, [[0.5, 0.0]]]]);
+        let rates = json!([["7", 4, [[0.5, 8.0], [1.0, 0.0]]], ["9", 2, [[1.0, 4.0]]], ["8", 0, [[0.5, 0.0]]]]);
         assert_eq!(shown(&looks, true, false), rates);
         assert_eq!(looks.series(false, false, 1).0.len(), 1);
         assert_eq!(looks.series(false, false, 1).1, 3);
+    }
+
+    #[test]
+    fn whole_numbers_are_exact() {
+        let large = (1u64 << 53) + 1;
+        let frames = [("n1", look(0, &[(7, 1)], &[])), ("n1", look(1, &[(7, large)], &[]))];
+        let (series, _) = looks(&frames).series(false, false, 1);
+        let text = serde_json::to_string(&series[0]).unwrap();
+        assert_eq!(text, "{\"key\":7,\"growth\":9007199254740992,\"points\":[[0.0,1],[0.5,9007199254740993]]}");
     }
 
     #[test]
@@ -294,12 +298,12 @@ pub(super) mod tests {
         let frames =
             [("n1", look(0, &[(7, 5)], &[])), ("n2", look(0, &[(7, 1)], &[])), ("n1", look(1, &[(7, 6)], &[]))];
         let mut looks = looks(&frames);
-        assert_eq!(shown(&looks, false, false), json!([["7", 1.0, [[0.0, 6.0]]]]), "n2's second look is not there yet");
+        assert_eq!(shown(&looks, false, false), json!([["7", 1, [[0.0, 6]]]]), "n2's second look is not there yet");
         looks.hear("n2", "value", &schema(), &look(1, &[(7, 4)], &[])).unwrap();
-        assert_eq!(shown(&looks, false, false), json!([["7", 4.0, [[0.0, 6.0], [0.5, 10.0]]]]));
-        assert_eq!(shown(&looks, true, true)[0], json!(["n2 7", 3.0, [[0.5, 6.0]]]));
+        assert_eq!(shown(&looks, false, false), json!([["7", 4, [[0.0, 6], [0.5, 10]]]]));
+        assert_eq!(shown(&looks, true, true)[0], json!(["n2 7", 3, [[0.5, 6.0]]]));
         looks.forget("n2");
-        assert_eq!(shown(&looks, true, false), json!([["7", 1.0, [[0.5, 2.0]]]]));
+        assert_eq!(shown(&looks, true, false), json!([["7", 1, [[0.5, 2.0]]]]));
     }
 
     #[test]
@@ -307,7 +311,7 @@ pub(super) mod tests {
         let mut half = look(0, &[(7, 5)], &[]);
         half.more = true;
         let frames = [("n1", look(0, &[(1, 1)], &[])), ("n1", half), ("n1", look(0, &[(8, 6)], &[]))];
-        assert_eq!(shown(&looks(&frames), false, false), json!([["7", 0.0, [[0.0, 5.0]]], ["8", 0.0, [[0.0, 6.0]]]]));
+        assert_eq!(shown(&looks(&frames), false, false), json!([["7", 0, [[0.0, 5]]], ["8", 0, [[0.0, 6]]]]));
     }
 
     #[test]
@@ -318,7 +322,7 @@ pub(super) mod tests {
         }
         let (series, _) = looks.series(false, false, 1);
         assert_eq!(series[0].points.len(), POINTS);
-        assert_eq!(series[0].points.last(), Some(&(899.5, 1799.0)));
+        assert_eq!(series[0].points.last(), Some(&(899.5, Number::Whole(1799))));
         let error = looks.hear("n1", "value.nothing", &schema(), &look(0, &[], &[])).unwrap_err();
         assert_eq!(error.exit_code(), 2);
     }

@@ -23,7 +23,7 @@ const DASHES: [&str; 4] = ["none", "8 3", "2 3", "9 3 2 3"];
 
 /// A drawing of lines. `unit` is what the numbers are; `from_zero`: zero is on the axis though no number is near it.
 pub fn chart(title: &str, unit: &str, from_zero: bool, series: &[Series]) -> String {
-    let points = || series.iter().flat_map(|series| &series.points);
+    let points = || series.iter().flat_map(|series| &series.points).map(|point| (point.0, point.1.as_f64()));
     let times = Axis::new(points().map(|point| point.0), false);
     let numbers = Axis::new(points().map(|point| point.1).chain(from_zero.then_some(0.0)), true);
     let x = |seconds: f64| PLOT.0 + times.at(seconds) * (PLOT.2 - PLOT.0);
@@ -83,7 +83,7 @@ pub fn chart(title: &str, unit: &str, from_zero: bool, series: &[Series]) -> Str
     for (index, series) in series.iter().enumerate() {
         let name = series.label();
         let style = style(index);
-        let points: Vec<(f64, f64)> = series.points.iter().map(|point| (x(point.0), y(point.1))).collect();
+        let points: Vec<(f64, f64)> = series.points.iter().map(|point| (x(point.0), y(point.1.as_f64()))).collect();
         let _ = writeln!(text, "<g {style}><title>{}</title>{}</g>", xml(&name), line(&points));
         let at = PLOT.1 + 8.0 + index as f64 * 18.0;
         if index < NAMES {
@@ -189,10 +189,12 @@ impl Axis {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::number::Number;
     use serde_json::{Value, json};
 
     fn series(key: Value, points: &[(f64, f64)]) -> Series {
-        Series { node: Some("n1".into()), key, growth: 0.0, points: points.to_vec() }
+        let points = points.iter().map(|(seconds, number)| (*seconds, Number::Float(*number))).collect();
+        Series { node: Some("n1".into()), key, growth: Number::ZERO, points }
     }
 
     #[test]
