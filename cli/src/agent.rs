@@ -15,10 +15,11 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic::{Request, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::deadline::within;
 use crate::error::Error;
+use crate::table::printable;
 
 /// Puts the token into every request; over the socket there is none.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +40,30 @@ impl Interceptor for Bearer {
             request.metadata_mut().insert("authorization", value.clone());
         }
         Ok(request)
+    }
+}
+
+/// What an agent sends, piece by piece.
+pub struct Frames<T> {
+    node: String,
+    stream: Streaming<T>,
+}
+
+impl<T> std::fmt::Debug for Frames<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Frames").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl<T> Frames<T> {
+    /// The next one; none after the last. May be dropped and asked again.
+    pub async fn next(&mut self) -> Result<Option<T>, Error> {
+        self.stream.message().await.map_err(|status| Error::call(&self.node, status))
+    }
+
+    /// They ended, and the agent did not say why.
+    pub fn cut(&self) -> Error {
+        Error::Broken { node: self.node.clone(), problem: "the stream ended too early".into() }
     }
 }
 
@@ -78,6 +103,25 @@ impl Agent {
         Agent { node, inspector, forward, timeout }
     }
 
+    /// Waits for an answer.
+    async fn answer<T>(
+        &self,
+        what: &'static str,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Error> {
+        let answered = async { call.await.map_err(|status| Error::call(&self.node, status)) };
+        Ok(within(self.timeout, what, answered).await?.into_inner())
+    }
+
+    /// Waits until a stream begins.
+    async fn frames<T>(
+        &self,
+        what: &'static str,
+        call: impl Future<Output = Result<Response<Streaming<T>>, Status>>,
+    ) -> Result<Frames<T>, Error> {
+        Ok(Frames { node: self.node.clone(), stream: self.answer(what, call).await? })
+    }
+
     /// Asked over the node's own socket.
     pub fn is_local(&self) -> bool {
         self.forward.is_none()
@@ -87,122 +131,105 @@ impl Agent {
     pub async fn programs(&self, namespace: &str) -> Result<Vec<ProgramReport>, Error> {
         let mut client = self.inspector.clone();
         let request = ListProgramsRequest { namespace: namespace.to_owned() };
-        let asked = async { Ok(client.list_programs(request).await?.into_inner().programs) };
-        within(self.timeout, "asking for the node's programs", asked).await
+        Ok(self.answer("asking for the node's programs", client.list_programs(request)).await?.programs)
     }
 
     /// The maps of a program, or of all of a namespace.
     pub async fn maps(&self, namespace: &str, name: &str) -> Result<Vec<MapInfo>, Error> {
         let mut client = self.inspector.clone();
         let request = ListMapsRequest { namespace: namespace.to_owned(), name: name.to_owned() };
-        let asked = async { Ok(client.list_maps(request).await?.into_inner().maps) };
-        within(self.timeout, "asking for the node's maps", asked).await
+        Ok(self.answer("asking for the node's maps", client.list_maps(request)).await?.maps)
     }
 
     /// A map's schema and packed contents.
-    pub async fn dump(&self, request: DumpMapRequest) -> Result<Streaming<MapFrame>, Error> {
+    pub async fn dump(&self, request: DumpMapRequest) -> Result<Frames<MapFrame>, Error> {
         let mut client = self.inspector.clone();
-        let asked = async { Ok(client.dump_map(request).await?.into_inner()) };
-        within(self.timeout, "asking for the map", asked).await
+        self.frames("asking for the map", client.dump_map(request)).await
     }
 
     /// What the kernel says of the functions of a program, or of all of a namespace.
     pub async fn functions(&self, namespace: &str, name: &str) -> Result<Vec<FunctionFacts>, Error> {
         let mut client = self.inspector.clone();
         let request = DescribeProgramsRequest { namespace: namespace.to_owned(), name: name.to_owned() };
-        let asked = async { Ok(client.describe_programs(request).await?.into_inner().functions) };
-        within(self.timeout, "asking for the node's functions", asked).await
+        Ok(self.answer("asking for the node's functions", client.describe_programs(request)).await?.functions)
     }
 
     /// What the verifier says of a program's functions.
-    pub async fn verify(&self, request: VerifyProgramRequest) -> Result<Streaming<FunctionVerdict>, Error> {
+    pub async fn verify(&self, request: VerifyProgramRequest) -> Result<Frames<FunctionVerdict>, Error> {
         let mut client = self.inspector.clone();
-        let asked = async { Ok(client.verify_program(request).await?.into_inner()) };
-        within(self.timeout, "asking for the verifier's verdict", asked).await
+        self.frames("asking for the verifier's verdict", client.verify_program(request)).await
     }
 
     /// What a function makes of packets.
     pub async fn test(&self, request: TestProgramRequest) -> Result<Vec<TestRun>, Error> {
         let mut client = self.inspector.clone();
-        let asked = async { Ok(client.test_program(request).await?.into_inner().runs) };
-        within(self.timeout, "running the function", asked).await
+        Ok(self.answer("running the function", client.test_program(request)).await?.runs)
     }
 
     /// How often they run.
-    pub async fn stats(&self, request: WatchStatsRequest) -> Result<Streaming<StatsFrame>, Error> {
+    pub async fn stats(&self, request: WatchStatsRequest) -> Result<Frames<StatsFrame>, Error> {
         let mut client = self.inspector.clone();
-        let asked = async { Ok(client.watch_stats(request).await?.into_inner()) };
-        within(self.timeout, "asking for statistics", asked).await
+        self.frames("asking for statistics", client.watch_stats(request)).await
     }
 
     /// What changes in a map.
-    pub async fn watch(&self, request: WatchMapRequest) -> Result<Streaming<MapFrame>, Error> {
+    pub async fn watch(&self, request: WatchMapRequest) -> Result<Frames<MapFrame>, Error> {
         let mut client = self.inspector.clone();
-        let asked = async { Ok(client.watch_map(request).await?.into_inner()) };
-        within(self.timeout, "asking for the map", asked).await
+        self.frames("asking for the map", client.watch_map(request)).await
     }
 
     /// One entry of a map.
     pub async fn lookup(&self, request: LookupMapRequest) -> Result<LookupMapResponse, Error> {
         let mut client = self.inspector.clone();
-        let asked = async { Ok(client.lookup_map(request).await?.into_inner()) };
-        within(self.timeout, "asking for the entry", asked).await
+        self.answer("asking for the entry", client.lookup_map(request)).await
     }
 
     /// Writes entries of a map; how many.
     pub async fn update(&self, request: UpdateMapRequest) -> Result<u64, Error> {
         let mut client = self.inspector.clone();
-        let asked = async { Ok(client.update_map(request).await?.into_inner().written) };
-        within(self.timeout, "writing the map", asked).await
+        Ok(self.answer("writing the map", client.update_map(request)).await?.written)
     }
 
     /// Takes entries out of a map.
     pub async fn delete(&self, request: DeleteMapEntriesRequest) -> Result<DeleteMapEntriesResponse, Error> {
         let mut client = self.inspector.clone();
-        let asked = async { Ok(client.delete_map_entries(request).await?.into_inner()) };
-        within(self.timeout, "deleting the entries", asked).await
+        self.answer("deleting the entries", client.delete_map_entries(request)).await
     }
 
     /// What the node calls numbers.
     pub async fn names(&self, request: NameIdsRequest) -> Result<NameIdsResponse, Error> {
         let mut client = self.inspector.clone();
-        let asked = async { Ok(client.name_ids(request).await?.into_inner()) };
-        within(self.timeout, "asking for names", asked).await
+        self.answer("asking for names", client.name_ids(request)).await
     }
 
     /// Takes a map's entries out.
-    pub async fn drain(&self, request: DrainMapRequest) -> Result<Streaming<MapFrame>, Error> {
+    pub async fn drain(&self, request: DrainMapRequest) -> Result<Frames<MapFrame>, Error> {
         let mut client = self.inspector.clone();
-        let asked = async { Ok(client.drain_map(request).await?.into_inner()) };
-        within(self.timeout, "asking for the map", asked).await
+        self.frames("asking for the map", client.drain_map(request)).await
     }
 
     /// Puts records into a user ring buffer; how many.
     pub async fn put(&self, request: WriteRecordsRequest) -> Result<u64, Error> {
         let mut client = self.inspector.clone();
-        let asked = async { Ok(client.write_records(request).await?.into_inner().written) };
-        within(self.timeout, "writing the records", asked).await
+        Ok(self.answer("writing the records", client.write_records(request)).await?.written)
     }
 
     /// The instructions of functions.
-    pub async fn instructions(&self, request: DumpInstructionsRequest) -> Result<Streaming<Instructions>, Error> {
+    pub async fn instructions(&self, request: DumpInstructionsRequest) -> Result<Frames<Instructions>, Error> {
         let mut client = self.inspector.clone();
-        let asked = async { Ok(client.dump_instructions(request).await?.into_inner()) };
-        within(self.timeout, "asking for the instructions", asked).await
+        self.frames("asking for the instructions", client.dump_instructions(request)).await
     }
 
     /// What programs print.
-    pub async fn output(&self, request: TailOutputRequest) -> Result<Streaming<OutputFrame>, Error> {
+    pub async fn output(&self, request: TailOutputRequest) -> Result<Frames<OutputFrame>, Error> {
         let mut client = self.inspector.clone();
-        let asked = async { Ok(client.tail_output(request).await?.into_inner()) };
-        within(self.timeout, "asking for what programs print", asked).await
+        self.frames("asking for what programs print", client.tail_output(request)).await
     }
 
     /// The records of a ring buffer or perf event array.
-    pub async fn events(&self, request: TailEventsRequest) -> Result<Streaming<EventFrame>, Error> {
+    pub async fn events(&self, request: TailEventsRequest) -> Result<Frames<EventFrame>, Error> {
         let mut client = self.inspector.clone();
-        let asked = async { Ok(client.tail_events(request).await?.into_inner()) };
-        within(self.timeout, "asking for the events", asked).await
+        self.frames("asking for the events", client.tail_events(request)).await
     }
 
     /// A program by name; over the socket of a node the one of that name, whatever its namespace.
@@ -220,8 +247,14 @@ impl Agent {
         programs.retain(|p| p.name == name);
         match programs.as_slice() {
             [one] => Ok(one.namespace.clone()),
-            [] => Err(Error::Absent(format!("EbpfProgram {name} does not run on this host"))),
+            [] => Err(self.absent(name)),
             _ => Err(Error::Ambiguous(name.to_owned())),
         }
+    }
+
+    /// The node has no program of that name.
+    pub fn absent(&self, name: &str) -> Error {
+        let place = if self.is_local() { "this host".to_owned() } else { format!("node {}", self.node) };
+        Error::Absent(format!("EbpfProgram {} does not run on {place}", printable(name)))
     }
 }

@@ -41,7 +41,8 @@ const EXAMPLES: &str = "Examples:
 On a node, as root and without Kubernetes:
   kubectl-skep --socket /run/skep/agent.sock get
 
-Exit codes: 0 done, 1 error, 2 wrong usage, 3 not found.";
+Exit codes: 0 done, 1 error, 2 wrong usage, 3 not found.
+What only reads ends at once, quietly and with 0, when nobody reads its output any more (`| head`).";
 
 /// Options of every command.
 #[derive(Clone, Debug, Args)]
@@ -182,7 +183,7 @@ pub struct Events {
     #[arg(long)]
     pub consume: bool,
     /// Only on this node; default: every node that runs the program.
-    #[arg(long, conflicts_with = "socket")]
+    #[arg(long)]
     pub node: Option<String>,
     /// How to print them: text has the node and the record, json an object on a line of its own.
     #[arg(short, long, value_enum, default_value_t = EventFormat::Text)]
@@ -210,7 +211,7 @@ pub struct Printed {
     #[arg(long, requires = "name")]
     pub stderr: bool,
     /// Only on this node; default: every node that runs the program.
-    #[arg(long, conflicts_with = "socket")]
+    #[arg(long)]
     pub node: Option<String>,
     /// How to print it: text has the node and the line, json an object on a line of its own.
     #[arg(short, long, value_enum, default_value_t = WatchFormat::Text)]

@@ -25,7 +25,7 @@ pub async fn run(global: &Global, drain: &MapsDrain) -> Result<(), Error> {
             };
             let stream = agent.drain(request).await?;
             let mut taken: Option<Contents> = None;
-            let ended = receive(&agent, stream, &bar, None, true, |schema, entries| {
+            let ended = receive(&agent, stream, &bar, None, |schema, entries| {
                 if drain.output == DumpFormat::Jsonl {
                     let part = Contents::new(agent.node.clone(), schema.clone(), entries, None);
                     bar.suspend(|| output::print(&jsonl(&[part])))?;
@@ -36,10 +36,11 @@ pub async fn run(global: &Global, drain: &MapsDrain) -> Result<(), Error> {
                 Ok(None)
             })
             .await;
-            arrived(&agent, taken, ended)
+            arrived(&agent, taken, ended.map(|(contents, _)| contents))
         }
-    })
-    .await;
+    });
+    // What nobody would see stays in the map.
+    let asked = output::while_read(asked).await;
     bar.finish_and_clear();
     let mut answers = asked?;
     if drain.output != DumpFormat::Jsonl {

@@ -3,17 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
 use skep_object::btf::percpu::{self, Reduce};
 use skep_proto::v1::map_frame::Frame;
-use skep_proto::v1::{DumpMapRequest, MapFrame, RawEntries};
-use tonic::Streaming;
+use skep_proto::v1::{DumpMapRequest, End, MapFrame, RawEntries};
 
-use crate::agent::Agent;
+use crate::agent::{Agent, Frames};
 use crate::args::{DumpFormat, Global, MapsDump, PerCpu};
 use crate::columns::{Column, Side, columns};
 use crate::deadline::within;
@@ -21,7 +20,8 @@ use crate::entries::{Entry, unpack};
 use crate::error::Error;
 use crate::names::{self, Names};
 use crate::order::{Ranks, compare};
-use crate::output::{self, note};
+use crate::output::{self, counted, note};
+use crate::queue::{Queue, place};
 use crate::schema::Schema;
 use crate::source::{self, Access};
 use crate::table::Table;
@@ -143,25 +143,48 @@ async fn read(
         ..DumpMapRequest::default()
     };
     let stream = agent.dump(request).await?;
-    receive(agent, stream, progress, dump.per_cpu, dump.node.is_some(), on).await
+    let (contents, end) = receive(agent, stream, progress, dump.per_cpu, on).await?;
+    remarks(agent, dump, &contents.schema, &end).into_iter().for_each(note);
+    Ok(contents)
 }
 
-/// The frames of a map. `alone`: no other node is asked.
+/// What there is to be said of a dump that ended so.
+fn remarks(agent: &Agent, dump: &MapsDump, schema: &Schema, end: &End) -> Vec<String> {
+    let (node, mut remarks) = (&agent.node, Vec::new());
+    // Of several nodes each has its own.
+    if !end.next_page.is_empty() && (dump.node.is_some() || agent.is_local()) {
+        let page: String = end.next_page.iter().map(|byte| format!("{byte:02x}")).collect();
+        remarks.push(format!("there may be more: go on with --page {page}"));
+    }
+    if schema.head_only && end.count > 0 {
+        remarks.push(format!("{node}: of a {} the next entry alone can be seen", schema.map.r#type));
+    }
+    remarks
+}
+
+/// The frames of a map, and how they ended.
 pub async fn receive(
     agent: &Agent,
-    mut stream: Streaming<MapFrame>,
+    mut stream: Frames<MapFrame>,
     progress: &ProgressBar,
     per_cpu: Option<PerCpu>,
-    alone: bool,
     mut on: impl FnMut(&Schema, Vec<Entry>) -> Result<Option<Vec<Entry>>, Error>,
-) -> Result<Contents, Error> {
-    let mut schema = None;
+) -> Result<(Contents, End), Error> {
+    let (mut schema, mut queue) = (None, Queue::default());
     let (mut entries, mut inner, mut inside) = (Vec::new(), BTreeMap::<Vec<u8>, Inner>::new(), None);
     loop {
-        let next = within(agent.timeout, "reading the map", async { Ok(stream.message().await?) }).await?;
-        match next.and_then(|message| message.frame) {
-            Some(Frame::Queued(queued)) => progress.set_message(format!(", {} wait before it", queued.before)),
+        let next = within(agent.timeout, "reading the map", stream.next()).await;
+        match next.map_err(|error| queue.late(&agent.node, error))?.and_then(|message| message.frame) {
+            Some(Frame::Queued(queued)) => {
+                queue.hear(queued.before);
+                progress.set_message(format!(", waits in line, {}", place(queued.before)));
+                // Where nobody sees the bar.
+                if progress.is_hidden() {
+                    queue.note(&agent.node, Instant::now()).into_iter().for_each(note);
+                }
+            }
             Some(Frame::Schema(message)) => {
+                queue.leave();
                 progress.set_message("");
                 schema = Some(Schema::new(message)?);
             }
@@ -186,23 +209,18 @@ pub async fn receive(
             }
             Some(Frame::End(end)) => {
                 if end.raced > 0 {
-                    note(format_args!(
-                        "{}: {} entries changed while they were read and are left out",
-                        agent.node, end.raced
-                    ));
+                    let left_out = counted(
+                        end.raced,
+                        "entry that changed while it was read is",
+                        "entries that changed while they were read are",
+                    );
+                    note(format_args!("{}: {left_out} left out", agent.node));
                 }
                 let schema = schema.ok_or(Error::Schema("it has no description"))?;
-                // Of several nodes each has its own.
-                if !end.next_page.is_empty() && (alone || agent.is_local()) {
-                    let page: String = end.next_page.iter().map(|byte| format!("{byte:02x}")).collect();
-                    note(format_args!("there may be more: go on with --page {page}"));
-                }
-                if schema.head_only && end.count > 0 {
-                    note(format_args!("{}: of a {} the next entry alone can be seen", agent.node, schema.map.r#type));
-                }
-                return Ok(Contents { inner, ..Contents::new(agent.node.clone(), schema, entries, per_cpu) });
+                let contents = Contents::new(agent.node.clone(), schema, entries, per_cpu);
+                return Ok((Contents { inner, ..contents }, end));
             }
-            None => return Err(Error::Agent(format!("{}: the stream ended too early", agent.node))),
+            None => return Err(stream.cut()),
         }
     }
 }

@@ -58,6 +58,14 @@ pub enum Error {
     #[error("node {node}: the connection to its agent: {problem}")]
     Connection { node: String, problem: String },
     #[error(
+        "node {node}: the connection to its agent broke: {problem}\nThe agent may have ended or been restarted: try again"
+    )]
+    Broken { node: String, problem: String },
+    #[error(
+        "--node {asked}: the agent at {socket} is that of node {node}\nLeave --node out, or --socket, to ask the cluster for the other node"
+    )]
+    OtherNode { asked: String, node: String, socket: PathBuf },
+    #[error(
         "no socket at {0}: the agent does not run on this host, or has its socket elsewhere (skep-agent run --socket)"
     )]
     NoSocket(PathBuf),
@@ -79,6 +87,10 @@ pub enum Error {
     Schema(&'static str),
     #[error("{what} took longer than the --request-timeout")]
     Timeout { what: &'static str },
+    #[error(
+        "node {node}: {what} took longer than the --request-timeout: it still waits in line, {place}\nTry again, or wait longer, as by --request-timeout 5m"
+    )]
+    StillQueued { what: &'static str, node: String, place: String },
     #[error("the API server minted a token that no header can carry")]
     UnusableToken,
     #[error("{failed} of {of} nodes did not answer")]
@@ -89,6 +101,8 @@ pub enum Error {
     File { path: PathBuf, problem: std::io::Error },
     #[error("{0}")]
     Image(#[from] skep_image::ImageError),
+    #[error("nobody reads what is printed any more")]
+    ReaderGone,
     #[error("writing: {0}")]
     Output(std::io::Error),
     #[error("the terminal: {0}\n-o json needs none")]
@@ -96,11 +110,12 @@ pub enum Error {
 }
 
 impl Error {
-    /// 3 where what was asked for does not exist, 2 where the command line is wrong, else 1.
+    /// 3 where what was asked for does not exist, 2 where the command line is wrong, 0 where nobody wants to know, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::NoProgram(_) | Error::NowhereRunning { .. } | Error::NoAgent { .. } | Error::Absent(_) => 3,
-            Error::Usage(_) => 2,
+            Error::Usage(_) | Error::OtherNode { .. } => 2,
+            Error::ReaderGone => 0,
             _ => 1,
         }
     }
@@ -156,8 +171,13 @@ fn unanswered(what: &'static str, server: String, error: kube::Error) -> Error {
     Error::NoAnswer { what, server, problem: causes.join(": ") }
 }
 
-impl From<tonic::Status> for Error {
-    fn from(status: tonic::Status) -> Self {
+impl Error {
+    /// What it means that the call to a node's agent failed.
+    pub fn call(node: &str, status: tonic::Status) -> Self {
+        // What the agent itself answers has no cause here.
+        if let Some(problem) = innermost(&status) {
+            return Error::Broken { node: node.to_owned(), problem };
+        }
         let message = status.message().to_owned();
         match status.code() {
             tonic::Code::NotFound => Error::Absent(message),
@@ -169,5 +189,26 @@ impl From<tonic::Status> for Error {
             code if message.is_empty() => Error::Agent(code.description().to_owned()),
             _ => Error::Agent(message),
         }
+    }
+}
+
+/// The last cause of an error: the layers above it only say that there is one.
+fn innermost(error: &dyn std::error::Error) -> Option<String> {
+    std::iter::successors(error.source(), |cause| cause.source()).last().map(ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_broke_is_no_answer() {
+        let mut broken = tonic::Status::unknown("h2 protocol error: error reading a body from connection");
+        broken.set_source(std::sync::Arc::new(std::io::Error::other("connection reset")));
+        let error = Error::call("n1", broken);
+        let wanted = "node n1: the connection to its agent broke: connection reset\nThe agent may have ended or been restarted: try again";
+        assert_eq!((error.to_string().as_str(), error.exit_code()), (wanted, 1));
+        let answered = Error::call("n1", tonic::Status::not_found("no map"));
+        assert_eq!((answered.to_string().as_str(), answered.exit_code()), ("no map", 3));
     }
 }

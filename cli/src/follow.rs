@@ -1,11 +1,14 @@
 //! The looks of a `WatchMap`, one after the other: what `maps watch`, `maps top` and `graph` are made of.
 
+use std::time::Instant;
+
 use skep_proto::v1::map_frame::Frame;
 use skep_proto::v1::{Changes, RawEntries, WatchMapRequest};
 
 use crate::agent::Agent;
 use crate::entries::{Entry, unpack};
 use crate::error::Error;
+use crate::queue::Queue;
 use crate::schema::Schema;
 
 /// One entry of a look.
@@ -30,9 +33,9 @@ pub async fn follow(
     mut on: impl FnMut(&Schema, &Changes) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut stream = agent.watch(request).await?;
-    let mut schema = None;
+    let (mut schema, mut queue) = (None, Queue::default());
     // Nothing may change for a year.
-    while let Some(message) = stream.message().await? {
+    while let Some(message) = stream.next().await? {
         match message.frame {
             Some(Frame::Schema(message)) => {
                 if schema.is_some() {
@@ -48,10 +51,14 @@ pub async fn follow(
             Some(Frame::Raw(_) | Frame::Decoded(_) | Frame::Inner(_)) => {
                 return Err(Error::Schema("entries, which nobody asked for"));
             }
-            Some(Frame::Queued(_)) | None => {}
+            Some(Frame::Queued(queued)) => {
+                queue.hear(queued.before);
+                queue.note(&agent.node, Instant::now()).into_iter().for_each(&say);
+            }
+            None => {}
         }
     }
-    Err(Error::Agent(format!("{}: the stream ended too early", agent.node)))
+    Err(stream.cut())
 }
 
 /// The changed entries of a frame.

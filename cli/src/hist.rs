@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use futures::FutureExt;
 use serde::Serialize;
 use serde_json::Value;
 use skep_object::btf::filter::Member;
@@ -51,7 +52,9 @@ pub async fn run(global: &Global, hist: &Hist) -> Result<(), Error> {
         }
         drawn += 1;
         match hist.live {
-            Some(interval) if hist.looks.is_none_or(|looks| drawn < looks) => tokio::time::sleep(interval).await,
+            Some(interval) if hist.looks.is_none_or(|looks| drawn < looks) => {
+                output::while_read(tokio::time::sleep(interval).map(Ok)).await?;
+            }
             _ => return Ok(()),
         }
     }

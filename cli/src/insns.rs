@@ -79,9 +79,7 @@ async fn listings(agent: &Agent, namespace: &str, insns: &ProgInsns) -> Result<V
     };
     let mut stream = agent.instructions(request).await?;
     let (mut all, mut more): (Vec<Listing>, bool) = (Vec::new(), false);
-    while let Some(frame) =
-        within(agent.timeout, "reading the instructions", async { Ok(stream.message().await?) }).await?
-    {
+    while let Some(frame) = within(agent.timeout, "reading the instructions", stream.next()).await? {
         if !more {
             let part = frame.subprogram.clone().unwrap_or_default();
             all.push(Listing {

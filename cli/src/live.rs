@@ -37,6 +37,14 @@ impl<T, D: Fn(&BTreeMap<String, T>) -> Result<(), Error>> Live<T, D> {
         if self.several { Ok(()) } else { self.draw() }
     }
 
+    /// A node says nothing more. If it failed, what it said is not true any more.
+    pub fn ended(&self, node: &str, how: Result<(), Error>) -> Result<(), Error> {
+        if how.is_err() {
+            self.latest.lock().unwrap_or_else(PoisonError::into_inner).remove(node);
+        }
+        how
+    }
+
     fn draw(&self) -> Result<(), Error> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         if latest.is_empty() { Ok(()) } else { (self.draw)(&latest) }

@@ -1,11 +1,12 @@
 //! The `kubectl-skep` binary; everything is in the library.
 #![forbid(unsafe_code)]
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
 use kubectl_skep::args::Cli;
+use kubectl_skep::error::Error;
+use kubectl_skep::output;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -13,10 +14,10 @@ async fn main() -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = Cli::parse();
     match kubectl_skep::run(&cli).await {
-        Ok(()) => ExitCode::SUCCESS,
+        // There is nobody to whom more could be said.
+        Ok(()) | Err(Error::ReaderGone) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nobody to tell that telling failed.
-            let _ = writeln!(std::io::stderr(), "error: {error}");
+            output::failure(&error);
             ExitCode::from(error.exit_code())
         }
     }

@@ -6,7 +6,7 @@ use skep_proto::v1::{OutputFrame, TailOutputRequest};
 
 use crate::args::{Global, Printed, WatchFormat};
 use crate::error::Error;
-use crate::output::{self, note};
+use crate::output::{self, counted, note};
 use crate::source::{self, Access};
 use crate::table::printable;
 
@@ -37,13 +37,14 @@ pub async fn run(global: &Global, printed: &Printed) -> Result<(), Error> {
         let request = TailOutputRequest { source: source.into(), program, function };
         let mut stream = agent.output(request).await?;
         // A line may come in a year.
-        while let Some(frame) = stream.message().await? {
+        while let Some(frame) = stream.next().await? {
             if frame.lost > 0 {
-                note(format_args!("{}: {} lines are lost: the kernel had no room for them", agent.node, frame.lost));
+                let lost = counted(frame.lost, "line is", "lines are");
+                note(format_args!("{}: {lost} lost: the kernel had no room", agent.node));
             }
             output::print(&render(&agent.node, &frame, printed.output, several))?;
         }
-        Err::<(), _>(Error::Agent(format!("{}: the stream ended too early", agent.node)))
+        Err::<(), _>(stream.cut())
     })
     .await?;
     answers.complete()

@@ -167,7 +167,7 @@ pub async fn log(global: &Global, log: &ProgLog) -> Result<(), Error> {
         let mut stream = agent.verify(request).await?;
         let mut verdicts: Vec<Verdict> = Vec::new();
         let mut more = false;
-        while let Some(frame) = within(agent.timeout, "reading the log", async { Ok(stream.message().await?) }).await? {
+        while let Some(frame) = within(agent.timeout, "reading the log", stream.next()).await? {
             let FunctionVerdict { function, accepted, reason, message, log, .. } = frame;
             match verdicts.last_mut().filter(|_| more) {
                 Some(last) => last.log.push_str(&log),

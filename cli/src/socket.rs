@@ -18,8 +18,12 @@ pub async fn connect(path: &Path, timeout: Duration) -> Result<Agent, Error> {
         tokio::net::UnixStream::connect(path).await.map_err(|e| refused(path, &e))?;
         let dead = |e: &dyn std::fmt::Display| Error::DeadSocket { path: path.to_owned(), problem: e.to_string() };
         let channel = skep_proto::client::unix(path).await.map_err(|e| dead(&e))?;
-        let node = AgentClient::new(channel.clone()).get_node(GetNodeRequest {}).await?.into_inner();
-        Ok(Agent::new(node.node_name, channel, Bearer::default(), None, timeout))
+        let node = AgentClient::new(channel.clone()).get_node(GetNodeRequest {}).await;
+        let node = node.map_err(|status| match Error::call(&path.to_string_lossy(), status) {
+            Error::Broken { problem, .. } => dead(&problem),
+            other => other,
+        })?;
+        Ok(Agent::new(node.into_inner().node_name, channel, Bearer::default(), None, timeout))
     })
     .await
 }

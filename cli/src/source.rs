@@ -12,7 +12,8 @@ use crate::args::Global;
 use crate::cluster::Cluster;
 use crate::connect::Gate;
 use crate::error::Error;
-use crate::output::note;
+use crate::output::{self, note};
+use crate::screen::failure;
 use crate::socket;
 
 /// Connections at a time.
@@ -71,7 +72,7 @@ where
 {
     let answers = asked(global, access, node, name, ask, |_, _| ()).await?;
     for (node, error) in &answers.failures {
-        note(format_args!("{node}: {error}"));
+        note(failure(node, &error.to_string()));
     }
     Ok(answers)
 }
@@ -103,8 +104,29 @@ where
     F: Fn(Agent, String) -> Fut,
     Fut: Future<Output = Result<T, Error>>,
 {
+    let asked = each(global, access, node, name, ask, failed);
+    // Who writes does so whoever reads what is said of it.
+    if access == Access::Write { asked.await } else { output::while_read(asked).await }
+}
+
+async fn each<T, F, Fut>(
+    global: &Global,
+    access: Access,
+    node: Option<&str>,
+    name: Option<&str>,
+    ask: F,
+    failed: impl Fn(&str, &Error),
+) -> Result<Answers<T>, Error>
+where
+    F: Fn(Agent, String) -> Fut,
+    Fut: Future<Output = Result<T, Error>>,
+{
     if let Some(path) = &global.socket {
         let agent = socket::connect(path, global.request_timeout).await?;
+        if let Some(asked) = node.filter(|asked| *asked != agent.node) {
+            let (asked, node) = (asked.to_owned(), agent.node.clone());
+            return Err(Error::OtherNode { asked, node, socket: path.clone() });
+        }
         let answer = ask(agent, global.namespace.clone().unwrap_or_default()).await?;
         return Ok(Answers { answers: vec![answer], failures: Vec::new(), several: false });
     }
@@ -178,6 +200,10 @@ fn sorted<T>(all: Vec<(String, Result<T, Error>)>, several: bool) -> Result<Answ
             Ok(answer) => answers.push(answer),
             Err(error) => failures.push((node, error)),
         }
+    }
+    // Nobody sees the others' answers either.
+    if let Some(gone) = failures.iter().position(|(_, error)| matches!(error, Error::ReaderGone)) {
+        return Err(failures.swap_remove(gone).1);
     }
     if answers.is_empty() && !failures.is_empty() {
         return Err(failures.remove(0).1);

@@ -1,15 +1,18 @@
 //! `events`: the records that programs write, as they come.
 
+use std::time::Instant;
+
 use serde::Serialize;
 use serde_json::Value;
 use skep_object::btf::decode::hex;
 use skep_object::btf::desc::TypeDesc;
 use skep_proto::v1::event_frame::Frame;
-use skep_proto::v1::{EventBatch, Loss, TailEventsRequest};
+use skep_proto::v1::{EventBatch, TailEventsRequest};
 
 use crate::agent::Agent;
 use crate::args::{EventFormat, Events, Global};
 use crate::error::Error;
+use crate::losses::Losses;
 use crate::output::{self, note};
 use crate::schema::type_desc;
 use crate::source::{self, Access};
@@ -45,14 +48,35 @@ async fn follow(agent: &Agent, namespace: &str, events: &Events, several: bool) 
         one_in: events.one_in.unwrap_or(1),
         rate: events.rate.unwrap_or(0),
     };
+    let mut losses = Losses::default();
+    let ended = records(agent, request, events, several, &mut losses).await;
+    losses.tell(&agent.node, Instant::now()).into_iter().for_each(note);
+    ended
+}
+
+async fn records(
+    agent: &Agent,
+    request: TailEventsRequest,
+    events: &Events,
+    several: bool,
+    losses: &mut Losses,
+) -> Result<(), Error> {
     let mut stream = agent.events(request).await?;
     let mut desc = None;
-    // An event may come in a year.
-    while let Some(message) = stream.message().await? {
-        match message.frame {
+    loop {
+        let due = losses.due(Instant::now());
+        // A record may come in a year.
+        let next = tokio::select! {
+            next = stream.next() => next?,
+            () = until(due) => {
+                losses.tell(&agent.node, Instant::now()).into_iter().for_each(note);
+                continue;
+            }
+        };
+        match next.ok_or_else(|| stream.cut())?.frame {
             Some(Frame::Schema(schema)) => desc = schema.r#type.as_ref().map(type_desc).transpose()?,
             Some(Frame::Raw(batch)) => {
-                lost(agent, batch.lost);
+                losses.add(batch.lost.unwrap_or_default());
                 output::print(&render(&agent.node, desc.as_ref(), &batch, events.output, several)?)?;
             }
             Some(Frame::Decoded(_)) => return Err(Error::Schema("decoded records, which nobody asked for")),
@@ -61,19 +85,12 @@ async fn follow(agent: &Agent, namespace: &str, events: &Events, several: bool) 
             None => {}
         }
     }
-    Err(Error::Agent(format!("{}: the stream ended too early", agent.node)))
 }
 
-fn lost(agent: &Agent, lost: Option<Loss>) {
-    let Some(Loss { kernel, client, limited }) = lost else { return };
-    if kernel > 0 {
-        note(format_args!("{}: {kernel} records are lost: the map had no room for them", agent.node));
-    }
-    if limited > 0 {
-        note(format_args!("{}: {limited} records are left out: --rate", agent.node));
-    }
-    if client > 0 {
-        note(format_args!("{}: {client} records are lost: they came faster than they are printed", agent.node));
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -55,7 +55,7 @@ async fn in_lines(global: &Global, top: &Top) -> Result<(), Error> {
     let several = global.socket.is_none() && node.is_none();
     let live = &Live::new(several, |seen: &BTreeMap<String, Vec<Busy>>| print(seen, top, several));
     let ask = |agent: Agent, namespace| async move {
-        follow(&agent, namespace, top, |rows| live.tell(&agent.node, rows)).await
+        live.ended(&agent.node, follow(&agent, namespace, top, |rows| live.tell(&agent.node, rows)).await)
     };
     live.run(top.interval, source::ask(global, Access::Follow, node, name, ask)).await
 }
@@ -68,14 +68,17 @@ async fn follow(
     mut on: impl FnMut(Vec<Busy>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let request = WatchStatsRequest {
-        namespace,
+        namespace: namespace.clone(),
         name: top.name.clone().unwrap_or_default(),
         interval_ms: millis(top.interval),
         frames: top.looks.unwrap_or(0),
     };
     let mut stream = agent.stats(request).await?;
     let mut before = Vec::new();
-    while let Some(frame) = stream.message().await? {
+    while let Some(frame) = stream.next().await? {
+        if let Some(name) = top.name.as_ref().filter(|_| frame.functions.is_empty()) {
+            there(agent, &namespace, name).await?;
+        }
         if frame.elapsed_us > 0 {
             on(busy(&agent.node, &before, &frame))?;
         }
@@ -83,7 +86,15 @@ async fn follow(
     }
     match top.looks {
         Some(_) => Ok(()),
-        None => Err(Error::Agent(format!("{}: the stream ended too early", agent.node))),
+        None => Err(stream.cut()),
+    }
+}
+
+/// One that has nothing loaded may be about to load something; one that is not there is not waited for.
+async fn there(agent: &Agent, namespace: &str, name: &str) -> Result<(), Error> {
+    match agent.programs(namespace).await?.iter().any(|program| program.name == name) {
+        true => Ok(()),
+        false => Err(agent.absent(name)),
     }
 }
 

@@ -78,14 +78,14 @@ pub async fn top(global: &Global, top: &MapsTop) -> Result<(), Error> {
                 ..WatchMapRequest::default()
             };
             let mut growing = Vec::new();
-            follow(&agent, request, note, |schema, frame| {
+            let ended = follow(&agent, request, note, |schema, frame| {
                 growing.extend(grown(&agent.node, schema, frame, &top.member)?);
                 if frame.more || frame.look == 0 {
                     return Ok(());
                 }
                 live.tell(&agent.node, Look { rows: std::mem::take(&mut growing), total: frame.total })
-            })
-            .await
+            });
+            live.ended(&agent.node, ended.await)
         }
     });
     live.run(top.interval, asked).await

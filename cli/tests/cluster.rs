@@ -70,6 +70,34 @@ async fn programs_and_maps_of_a_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waits_in_a_line_is_told_so() {
+    let cluster = start().await;
+    let said = |args: &[&str]| {
+        let output = cluster.skep_within("3s", args);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for verb in [&["maps", "dump"][..], &["hist"]] {
+        let (code, text) = said(&[verb, &["flows", "busy"]].concat());
+        assert_eq!(code, Some(1), "{text}");
+        assert_eq!(
+            text.matches("note: node-1: it waits in line to read, 3 before it\n").count(),
+            1,
+            "at once, and once: {text}"
+        );
+        assert!(text.contains("error: node node-1: reading the map took longer than the --request-timeout: it still waits in line, 2 before it\n"), "{text}");
+        assert!(text.contains("--request-timeout 5m"), "{text}");
+    }
+    for verb in [&["maps", "watch", "flows", "busy", "--looks", "1"][..], &["graph", "flows", "busy", "--for", "1s"]] {
+        let (code, text) = said(verb);
+        assert_eq!(
+            (code, text.contains("note: node-1: it waits in line to read, 1 before it\n")),
+            (Some(0), true),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn numbers_become_lines() {
     let cluster = start().await;
     let graph = ["graph", "flows", "counts", "--for", "3s"];

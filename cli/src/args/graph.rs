@@ -33,7 +33,7 @@ pub struct Graph {
     #[arg(long)]
     pub per_node: bool,
     /// Only on this node; default: every node that runs the program.
-    #[arg(long, conflicts_with = "socket")]
+    #[arg(long)]
     pub node: Option<String>,
     /// Only entries that satisfy this, found out on the node: docs/filter.md.
     #[arg(long, value_name = "CONDITION")]

@@ -45,7 +45,7 @@ pub struct MapsLs {
     #[arg(value_parser = program)]
     pub name: Option<String>,
     /// Only on this node; default: every node that runs the program.
-    #[arg(long, conflicts_with = "socket")]
+    #[arg(long)]
     pub node: Option<String>,
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = MapsFormat::Table)]
@@ -74,7 +74,7 @@ pub struct MapsDump {
     /// The map's name in the object.
     pub map: String,
     /// Only on this node; default: every node that runs the program.
-    #[arg(long, conflicts_with = "socket")]
+    #[arg(long)]
     pub node: Option<String>,
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = DumpFormat::Table)]
@@ -137,7 +137,7 @@ pub struct MapsWatch {
     /// The map's name in the object.
     pub map: String,
     /// Only on this node; default: every node that runs the program.
-    #[arg(long, conflicts_with = "socket")]
+    #[arg(long)]
     pub node: Option<String>,
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = WatchFormat::Text)]
@@ -176,7 +176,7 @@ pub struct MapsTop {
     #[arg(default_value = "value")]
     pub member: String,
     /// Only on this node; default: every node that runs the program.
-    #[arg(long, conflicts_with = "socket")]
+    #[arg(long)]
     pub node: Option<String>,
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = TopFormat::Table)]
@@ -224,7 +224,7 @@ fn page(text: &str) -> Result<Hex, String> {
 #[group(multiple = false)]
 pub struct Nodes {
     /// On this node.
-    #[arg(long, conflicts_with = "socket")]
+    #[arg(long)]
     pub node: Option<String>,
     /// On every node that runs the program.
     #[arg(long, conflicts_with = "socket")]
@@ -246,7 +246,7 @@ pub struct MapsGet {
     /// The key.
     pub key: String,
     /// Only on this node; default: every node that runs the program.
-    #[arg(long, conflicts_with = "socket")]
+    #[arg(long)]
     pub node: Option<String>,
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = DumpFormat::Table)]

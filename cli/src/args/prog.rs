@@ -40,7 +40,7 @@ pub struct ProgLs {
     #[arg(value_parser = program)]
     pub name: Option<String>,
     /// Only on this node; default: every node that runs the program.
-    #[arg(long, conflicts_with = "socket")]
+    #[arg(long)]
     pub node: Option<String>,
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = MapsFormat::Table)]
@@ -58,7 +58,7 @@ pub struct ProgShow {
     /// One function; default: all that are loaded.
     pub function: Option<String>,
     /// Only on this node; default: every node that runs the program.
-    #[arg(long, conflicts_with = "socket")]
+    #[arg(long)]
     pub node: Option<String>,
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = PageFormat::Text)]
@@ -87,7 +87,7 @@ pub struct ProgInsns {
     #[arg(long)]
     pub no_source: bool,
     /// Only on this node; default: every node that runs the program.
-    #[arg(long, conflicts_with = "socket")]
+    #[arg(long)]
     pub node: Option<String>,
     /// How to print it; json has both, with their bytes.
     #[arg(short, long, value_enum, default_value_t = PushFormat::Text)]
@@ -107,7 +107,7 @@ pub struct ProgLog {
     /// One function; default: all that the program loads.
     pub function: Option<String>,
     /// Only on this node; default: every node that runs the program.
-    #[arg(long, conflicts_with = "socket")]
+    #[arg(long)]
     pub node: Option<String>,
     /// How to print it.
     #[arg(short, long, value_enum, default_value_t = PushFormat::Text)]
@@ -146,7 +146,7 @@ pub struct ProgTest {
     #[arg(long)]
     pub live: bool,
     /// Only on this node; default: every node that runs the program.
-    #[arg(long, conflicts_with = "socket")]
+    #[arg(long)]
     pub node: Option<String>,
     /// How to print it; json has the packets afterwards.
     #[arg(short, long, value_enum, default_value_t = TopFormat::Table)]

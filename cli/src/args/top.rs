@@ -24,7 +24,7 @@ pub struct Top {
     #[arg(value_parser = program)]
     pub name: Option<String>,
     /// Only on this node; default: every node that runs the program.
-    #[arg(long, conflicts_with = "socket")]
+    #[arg(long)]
     pub node: Option<String>,
     /// What comes first.
     #[arg(long, value_enum, default_value_t = Sort::Cpu)]

@@ -14,7 +14,7 @@ use skep_proto::v1::{
     DrainMapRequest, DumpInstructionsRequest, DumpMapRequest, End, EventFrame, FunctionStats, FunctionVerdict,
     HookReport, Instructions, ListMapsRequest, ListMapsResponse, ListProgramsRequest, ListProgramsResponse,
     LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, MapSchema, NameIdsRequest, NameIdsResponse, OutputFrame,
-    ProgramRef, ProgramReport, RawEntries, RunStats, State, StatsFrame, TailEventsRequest, TailOutputRequest,
+    ProgramRef, ProgramReport, Queued, RawEntries, RunStats, State, StatsFrame, TailEventsRequest, TailOutputRequest,
     TargetFailure, TestProgramRequest, TestProgramResponse, UpdateMapRequest, UpdateMapResponse, VerifyProgramRequest,
     WatchMapRequest, WatchStatsRequest, WriteRecordsRequest, WriteRecordsResponse, map_frame::Frame,
 };
@@ -158,6 +158,11 @@ impl Inspector for Service {
 
     async fn dump_map(&self, request: Request<DumpMapRequest>) -> Result<Response<Self::DumpMapStream>, Status> {
         self.check(&request)?;
+        if request.get_ref().map == "busy" {
+            // It waits in a line that does not end.
+            let queued = |before| Ok(MapFrame { frame: Some(Frame::Queued(Queued { before })) });
+            return Ok(Response::new(Box::pin(tokio_stream::iter([3, 2].map(queued)).chain(tokio_stream::pending()))));
+        }
         // A frame of 6 MiB: more than gRPC clients take by themselves. Of the histogram few buckets, whose counts grow.
         let (count, dumps) = match request.get_ref().map.as_str() {
             "sizes" => (4, self.dumps.fetch_add(1, Ordering::Relaxed)),
@@ -219,6 +224,9 @@ impl Inspector for Service {
     async fn watch_map(&self, request: Request<WatchMapRequest>) -> Result<Response<Self::WatchMapStream>, Status> {
         self.check(&request)?;
         let wanted = request.get_ref().looks;
+        // It waits before it looks.
+        let queued = (request.get_ref().map == "busy").then_some(Queued { before: 1 });
+        let queued = tokio_stream::iter(queued.map(|queued| Ok(MapFrame { frame: Some(Frame::Queued(queued)) })));
         let entries = |pairs: &[(u32, u64)]| RawEntries {
             count: pairs.len() as u32,
             keys: pairs.iter().flat_map(|pair| pair.0.to_le_bytes()).collect::<Vec<u8>>().into(),
@@ -241,7 +249,7 @@ impl Inspector for Service {
                 })
             }
         };
-        Ok(Response::new(Box::pin(looks(move |number| MapFrame { frame: Some(frame(number)) }))))
+        Ok(Response::new(Box::pin(queued.chain(looks(move |number| MapFrame { frame: Some(frame(number)) })))))
     }
 
     async fn lookup_map(&self, _: Request<LookupMapRequest>) -> Result<Response<LookupMapResponse>, Status> {

@@ -62,9 +62,14 @@ impl Cluster {
 
     /// The real plugin, as the user.
     pub fn skep(&self, args: &[&str]) -> Output {
+        self.skep_within("10s", args)
+    }
+
+    /// The same with no more patience than that.
+    pub fn skep_within(&self, time: &str, args: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-skep"));
         command.env_remove("KUBECONFIG").arg("--kubeconfig").arg(self.kubeconfig());
-        command.args(["--request-timeout", "10s"]).args(args).output().unwrap()
+        command.args(["--request-timeout", time]).args(args).output().unwrap()
     }
 
     /// What it prints when all is well.
