@@ -159,6 +159,10 @@ fn remarks(agent: &Agent, dump: &MapsDump, schema: &Schema, end: &End) -> Vec<St
     if schema.head_only && end.count > 0 {
         remarks.push(format!("{node}: of a {} the next entry alone can be seen", schema.map.r#type));
     }
+    if dump.per_cpu.is_some() && !schema.is_per_cpu() {
+        let kind = &schema.map.r#type;
+        remarks.push(format!("{node}: map {}, a {kind}, has one value for all CPUs: --per-cpu says nothing", dump.map));
+    }
     remarks
 }
 

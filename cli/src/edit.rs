@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::output;
 use crate::schema::Schema;
 use crate::source::{self, Access};
+use crate::table::printable;
 
 /// An entry of a file, as `maps dump -o json` prints it. Whose node's it was does not matter.
 #[derive(Debug, Deserialize)]
@@ -62,7 +63,7 @@ pub async fn get(global: &Global, get: &MapsGet) -> Result<(), Error> {
                 key: Some(Key::Json(from_json(key))),
                 schema: true,
             };
-            let answer = agent.lookup(request).await?;
+            let answer = agent.lookup(request).await.map_err(|error| explained(error, [get.key.as_str()]))?;
             let schema = Schema::new(answer.schema.ok_or(Error::Schema("it has no description"))?)?;
             let entry = Entry { key: answer.raw_key, values: answer.raw_value };
             let entries = if answer.found { vec![entry] } else { Vec::new() };
@@ -72,7 +73,14 @@ pub async fn get(global: &Global, get: &MapsGet) -> Result<(), Error> {
     .await?;
     if answers.answers.iter().all(|contents| contents.entries.is_empty()) {
         answers.complete()?;
-        return Err(Error::Absent(format!("map {} has no entry with the key {}", get.map, get.key)));
+        let (map, key) = (printable(&get.map), printable(&get.key));
+        return Err(Error::Absent(format!("map {map} has no entry with the key {key}")));
+    }
+    if answers.answers.iter().any(|contents| contents.schema.map.r#type == "lpm_trie") {
+        let (map, key) = (&get.map, &get.key);
+        output::note(format_args!(
+            "map {map} answers for {key} by the longest prefix: what is printed is the question and its value, and the entry may have a shorter prefix; maps dump shows it"
+        ));
     }
     output::print(&render(&answers.answers, get.output, answers.several))?;
     answers.complete()
@@ -83,8 +91,10 @@ pub async fn set(global: &Global, set: &MapsSet) -> Result<(), Error> {
     let rows = match (&set.file, &set.key, &set.value) {
         (Some(file), ..) => read(file)?,
         (None, Some(key), Some(value)) => vec![Row { key: Some(json(key)), value: json(value) }],
-        _ => return Err(Error::Usage("give KEY and VALUE, or -f FILE".into())),
+        (None, Some(value), None) => vec![Row { key: None, value: json(value) }],
+        (None, None, _) => return Err(Error::Usage("give KEY and VALUE, or -f FILE".into())),
     };
+    let words = || set.key.iter().chain(&set.value).map(String::as_str);
     let entry = |row: &Row| MapEntry { key: row.key.as_ref().map(datum), value: Some(datum(&row.value)) };
     let entries: Vec<MapEntry> = rows.iter().map(entry).collect();
     let mode = match (set.create, set.replace) {
@@ -98,7 +108,8 @@ pub async fn set(global: &Global, set: &MapsSet) -> Result<(), Error> {
         async move {
             let program = Some(agent.program(&namespace, &set.name).await?);
             let request = UpdateMapRequest { program, map: set.map.clone(), entries, mode: mode.into() };
-            let written = Some(agent.update(request).await?);
+            let written = agent.update(request).await.map_err(|error| explained(error, words()));
+            let written = Some(written?);
             Ok(Done { node: agent.node.clone(), written, deleted: None, absent: None })
         }
     })
@@ -116,7 +127,8 @@ pub async fn del(global: &Global, del: &MapsDel) -> Result<(), Error> {
         async move {
             let program = Some(agent.program(&namespace, &del.name).await?);
             let request = DeleteMapEntriesRequest { program, map: del.map.clone(), keys };
-            let answer = agent.delete(request).await?;
+            let words = del.keys.iter().map(String::as_str);
+            let answer = agent.delete(request).await.map_err(|error| explained(error, words))?;
             let (deleted, absent) = (Some(answer.deleted), Some(answer.absent));
             Ok(Done { node: agent.node.clone(), written: None, deleted, absent })
         }
@@ -164,12 +176,33 @@ pub async fn put(global: &Global, put: &MapsPut) -> Result<(), Error> {
     answers.complete()
 }
 
+/// What an agent that refuses a key or value does not know: how it was written on the command line.
+fn explained<'a>(error: Error, words: impl IntoIterator<Item = &'a str>) -> Error {
+    let Error::Agent(mut message) = error else { return error };
+    let is_scalar = |word: &&str| !matches!(json(word), Value::String(_) | Value::Array(_) | Value::Object(_));
+    if message.contains("is not a list of")
+        && let Some(word) = words.into_iter().find(is_scalar)
+    {
+        message.push_str(&format!("\n{word} is JSON that is no text; if a text is meant, write '\"{word}\"'"));
+    }
+    if message.contains("it has no key") {
+        message.push_str("\nOf a map with keys, give KEY and VALUE");
+    }
+    Error::Agent(message)
+}
+
 /// Whoever writes says where: one node by mistake is a different thing from all of them.
 pub fn chosen<'a>(global: &Global, nodes: &'a Nodes) -> Result<Option<&'a str>, Error> {
-    match (&nodes.node, nodes.all_nodes || global.socket.is_some()) {
-        (Some(node), _) => Ok(Some(node)),
-        (None, true) => Ok(None),
-        (None, false) => Err(Error::Usage("say where: --node NODE, or --all-nodes".into())),
+    match (&nodes.node, nodes.all_nodes, &global.socket) {
+        (Some(node), ..) => Ok(Some(node)),
+        (None, true, Some(socket)) => {
+            let socket = socket.display();
+            Err(Error::Usage(format!(
+                "--all-nodes: {socket} is the socket of one node alone; leave one of the two out"
+            )))
+        }
+        (None, true, None) | (None, false, Some(_)) => Ok(None),
+        (None, false, None) => Err(Error::Usage("say where: --node NODE, or --all-nodes".into())),
     }
 }
 
@@ -214,6 +247,20 @@ mod tests {
         assert_eq!(json("true"), Value::Bool(true));
         assert_eq!(json("{\"a\": 1}"), serde_json::json!({"a": 1}));
         assert_eq!(json("\"7\""), Value::from("7"));
+    }
+
+    #[test]
+    fn a_text_that_looks_like_json_is_explained() {
+        let refused = |why: &str| Error::Agent(format!("map m: entry 0: {why}; nothing was written"));
+        let said = |why: &str, words: &[&str]| explained(refused(why), words.iter().copied()).to_string();
+        let list = "key: true is not a list of 16 elements";
+        assert!(
+            said(list, &["true", "7"])
+                .ends_with("\ntrue is JSON that is no text; if a text is meant, write '\"true\"'")
+        );
+        assert!(said(list, &["nginx", "[1]"]).ends_with("nothing was written"));
+        assert!(said("key: 300 is outside", &["300"]).ends_with("nothing was written"));
+        assert!(said("it has no key", &["300"]).ends_with("give KEY and VALUE"));
     }
 
     #[test]

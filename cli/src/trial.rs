@@ -101,8 +101,8 @@ fn table(rows: &[&Row], nodes: bool) -> String {
 }
 
 fn read(path: &Path) -> Result<Vec<Vec<u8>>, Error> {
-    let file = File::open(path).map_err(|problem| Error::File { path: path.to_owned(), problem })?;
     let bad = |problem: String| Error::Usage(format!("{}: {problem}", path.display()));
+    let file = File::open(path).map_err(|e| bad(e.to_string()))?;
     let mut reader = PcapReader::new(file).map_err(|e| bad(format!("no pcap file: {e}")))?;
     let mut packets = Vec::new();
     while let Some(packet) = reader.next_packet() {
@@ -124,6 +124,7 @@ mod tests {
     fn packets_come_from_files_and_mistakes_are_told() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.pcap");
+        assert_eq!(read(&file).unwrap_err().exit_code(), 2, "there is no such file");
         std::fs::write(&file, b"nonsense").unwrap();
         assert!(read(&file).unwrap_err().to_string().contains("no pcap file"));
         let mut writer = pcap_file::pcap::PcapWriter::new(File::create(&file).unwrap()).unwrap();

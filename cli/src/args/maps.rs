@@ -227,7 +227,7 @@ pub struct Nodes {
     #[arg(long)]
     pub node: Option<String>,
     /// On every node that runs the program.
-    #[arg(long, conflicts_with = "socket")]
+    #[arg(long)]
     pub all_nodes: bool,
 }
 
@@ -236,7 +236,8 @@ pub struct Nodes {
   kubectl skep maps get flows counts 17
   kubectl skep maps get flows counts '{\"source\": \"10.0.0.1\", \"port\": 443}' -o json
 
-A key is JSON as `maps dump -o json` prints it; what is no JSON is taken for a text. docs/decode.md has the spellings.")]
+A key is JSON as `maps dump -o json` prints it; what is no JSON is taken for a text. A text that looks like JSON is
+written '\"true\"'. docs/decode.md has the spellings. Of an LPM trie it is the entry with the longest prefix of KEY.")]
 pub struct MapsGet {
     /// The program.
     #[arg(value_parser = program)]
@@ -244,6 +245,7 @@ pub struct MapsGet {
     /// The map's name in the object.
     pub map: String,
     /// The key.
+    #[arg(allow_negative_numbers = true)]
     pub key: String,
     /// Only on this node; default: every node that runs the program.
     #[arg(long)]
@@ -258,8 +260,10 @@ pub struct MapsGet {
   kubectl skep maps set firewall blocked 10.0.0.1 true --all-nodes
   kubectl skep maps set limits rates 7 '{\"per_second\": 100, \"burst\": 20}' --node node-7 --create
   kubectl skep maps dump limits rates -o json > rates.json && kubectl skep maps set limits rates -f rates.json --all-nodes
+  kubectl skep maps set tracer queue '{\"pid\": 17}' --node node-7
 
-Keys and values are JSON as `maps dump -o json` prints them; what is no JSON is taken for a text. A per-CPU map takes a
+Keys and values are JSON as `maps dump -o json` prints them; what is no JSON is taken for a text. A text that looks like
+JSON is written '\"true\"'. A map without keys (queue, stack, bloom filter) takes a value alone. A per-CPU map takes a
 list with one value for each possible CPU. All entries are checked against the map's types before the first is written.
 
 The token is that of the ServiceAccount skep-editor (helm: editor.create=true), unless --service-account names another:
@@ -270,11 +274,11 @@ pub struct MapsSet {
     pub name: String,
     /// The map's name in the object.
     pub map: String,
-    /// The key.
-    #[arg(required_unless_present = "file", requires = "value")]
+    /// The key; of a map without keys the value.
+    #[arg(required_unless_present = "file", allow_negative_numbers = true)]
     pub key: Option<String>,
     /// The value.
-    #[arg(conflicts_with = "file")]
+    #[arg(conflicts_with = "file", allow_negative_numbers = true)]
     pub value: Option<String>,
     /// Entries from a file, or - for standard input: a JSON list of {\"key\": ..., \"value\": ...}.
     #[arg(short, long, value_name = "FILE", conflicts_with = "key")]
@@ -305,7 +309,7 @@ pub struct MapsDel {
     /// The map's name in the object.
     pub map: String,
     /// The keys, as JSON; what is no JSON is taken for a text.
-    #[arg(required = true)]
+    #[arg(required = true, allow_negative_numbers = true)]
     pub keys: Vec<String>,
     #[command(flatten)]
     pub nodes: Nodes,
@@ -320,8 +324,8 @@ pub struct MapsDel {
   kubectl-skep maps drain tracer queue --limit 100 --socket /run/skep/agent.sock
 
 Each entry is taken in one step of the kernel's: no program's write to it is lost between a look and a deletion. What is taken
-is gone from the map, also if this command is stopped before it is printed. Of a hash the kernel takes whole buckets: a few
-more than --limit may be taken, and are printed.
+is gone from the map, also if this command is stopped, or its reader goes away, before it is printed. Of a hash the kernel
+takes whole buckets: a few more than --limit may be taken, and are printed.
 
 The token is that of the ServiceAccount skep-editor (helm: editor.create=true), unless --service-account names another:
 it needs delete on ebpfprograms/maps.")]

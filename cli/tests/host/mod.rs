@@ -120,6 +120,26 @@ impl Host {
         std::fs::rename(staged, self.path("manifests").join(format!("{name}.yaml"))).unwrap();
     }
 
+    /// Takes a manifest away.
+    pub fn withdraw(&self, name: &str) {
+        std::fs::remove_file(self.path("manifests").join(format!("{name}.yaml"))).unwrap();
+    }
+
+    /// The agent ends in the middle of whatever it does.
+    pub fn kill_agent(&mut self) {
+        // It was started last.
+        let mut agent = self.children.pop().unwrap();
+        agent.kill().unwrap();
+        agent.wait().unwrap();
+        // What it had no time to take away, and the next agent would.
+        let own = format!("skep-{}-", agent.id());
+        for instance in std::fs::read_dir("/sys/kernel/tracing/instances").into_iter().flatten().flatten() {
+            if instance.file_name().to_string_lossy().starts_with(&own) {
+                std::fs::remove_dir(instance.path()).unwrap();
+            }
+        }
+    }
+
     /// Pushes an object by the plugin.
     pub fn push(&self, object: &[u8], reference: &str) -> Output {
         let file = self.path("object.o");
