@@ -6,7 +6,7 @@
 mod host;
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -62,21 +62,22 @@ fn ended(what: &str, mut child: Child) -> (Option<i32>, String) {
     (output.status.code(), stderr(&output))
 }
 
-/// Waits until it prints, while packets come; what reads it has to stay.
-fn follows(host: &Host, child: &mut Child) -> BufReader<ChildStdout> {
+/// Waits until it prints, while packets come. What else it prints is read too: it does not end while it cannot print.
+fn follows(host: &Host, child: &mut Child) {
     let mut reader = BufReader::new(child.stdout.take().unwrap());
     let (sender, first) = mpsc::channel();
     std::thread::spawn(move || {
         let mut line = String::new();
         let _ = reader.read_line(&mut line);
-        let _ = sender.send((line, reader));
+        let _ = sender.send(line);
+        let _ = std::io::copy(&mut reader, &mut std::io::sink());
     });
     let begin = Instant::now();
     while begin.elapsed() < PATIENCE {
         host.packets(1);
-        if let Ok((line, reader)) = first.recv_timeout(Duration::from_millis(50)) {
+        if let Ok(line) = first.recv_timeout(Duration::from_millis(50)) {
             assert!(!line.is_empty(), "it prints nothing");
-            return reader;
+            return;
         }
     }
     panic!("it does not print");
@@ -141,7 +142,7 @@ fn who_follows_an_agent_that_ends_is_told_so() {
         &["output"],
     ];
     let mut children = followers.map(|args| spawn(&host, args));
-    let readers = children.each_mut().map(|child| follows(&host, child));
+    children.iter_mut().for_each(|child| follows(&host, child));
     host.kill_agent();
     for (args, child) in followers.into_iter().zip(children) {
         let (code, said) = ended(&args.join(" "), child);
@@ -152,7 +153,6 @@ fn who_follows_an_agent_that_ends_is_told_so() {
         );
         assert_eq!(code, Some(1), "{args:?}");
     }
-    drop(readers);
 }
 
 #[test]
@@ -163,11 +163,10 @@ fn what_is_not_there_is_not_followed() {
         assert_eq!((code, said.as_str()), (Some(3), "error: EbpfProgram nosuch does not run on this host\n"));
     }
     let mut child = spawn(&host, &["top", "kinds", "-o", "json", "--interval", "100ms"]);
-    let reader = follows(&host, &mut child);
+    follows(&host, &mut child);
     host.withdraw("kinds");
     let (code, said) = ended("top of what is deleted", child);
     assert_eq!((code, said.as_str()), (Some(3), "error: EbpfProgram kinds does not run on this host\n"));
-    drop(reader);
 }
 
 #[test]
