@@ -51,16 +51,29 @@ fn datum(json: &Value) -> Datum {
     Datum { datum: Some(datum::Datum::Json(from_json(json))) }
 }
 
+/// A key as it is given: JSON, a text, or its bytes.
+fn key(text: &str, raw: bool) -> Result<datum::Datum, Error> {
+    if !raw {
+        return Ok(datum::Datum::Json(from_json(&json(text))));
+    }
+    let bytes = hex(text.strip_prefix("0x").unwrap_or(text));
+    let wrong = || Error::Usage(format!("{}: hexadecimal digits are expected, two a byte", printable(text)));
+    bytes.map(|hex| datum::Datum::Raw(hex.0.into())).ok_or_else(wrong)
+}
+
 /// `maps get`.
 pub async fn get(global: &Global, get: &MapsGet) -> Result<(), Error> {
-    let key = json(&get.key);
+    let key = match key(&get.key, get.raw)? {
+        datum::Datum::Json(json) => Key::Json(json),
+        datum::Datum::Raw(bytes) => Key::Raw(bytes),
+    };
     let answers = source::ask(global, Access::Read, get.node.as_deref(), Some(&get.name), |agent, namespace| {
-        let key = &key;
+        let key = key.clone();
         async move {
             let request = LookupMapRequest {
                 program: Some(agent.program(&namespace, &get.name).await?),
                 map: get.map.clone(),
-                key: Some(Key::Json(from_json(key))),
+                key: Some(key),
                 schema: true,
             };
             let answer = agent.lookup(request).await.map_err(|error| explained(error, [get.key.as_str()]))?;
@@ -120,7 +133,8 @@ pub async fn set(global: &Global, set: &MapsSet) -> Result<(), Error> {
 
 /// `maps del`.
 pub async fn del(global: &Global, del: &MapsDel) -> Result<(), Error> {
-    let keys: Vec<Datum> = del.keys.iter().map(|key| datum(&json(key))).collect();
+    let given = del.keys.iter().map(|text| Ok(Datum { datum: Some(key(text, del.raw)?) }));
+    let keys = given.collect::<Result<Vec<Datum>, Error>>()?;
     let node = chosen(global, &del.nodes)?;
     let answers = source::ask(global, Access::Write, node, Some(&del.name), |agent, namespace| {
         let keys = keys.clone();

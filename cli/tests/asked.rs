@@ -34,6 +34,13 @@ fn json_of(host: &Host, args: &[&str]) -> Value {
     serde_json::from_str(&host.out(&[args, &["-o", "json"]].concat())).unwrap()
 }
 
+/// A map of the program's.
+fn opened(host: &Host, name: &str) -> Map {
+    let maps = json_of(host, &["maps", "ls", "kinds"]);
+    let id = maps.as_array().unwrap().iter().find(|map| map["name"] == name).unwrap()["id"].as_u64().unwrap();
+    Map::new(map::by_id(id as u32).unwrap()).unwrap()
+}
+
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -113,9 +120,7 @@ fn a_reader_that_goes_away_ends_what_is_read_for_it() {
     assert_eq!(json_of(&host, &["maps", "get", "kinds", "counts", "7"])[0]["value"], 70);
 
     // More than any buffer on the way holds.
-    let maps = json_of(&host, &["maps", "ls", "kinds"]);
-    let id = maps.as_array().unwrap().iter().find(|map| map["name"] == "large").unwrap()["id"].as_u64().unwrap();
-    let large = Map::new(map::by_id(id as u32).unwrap()).unwrap();
+    let large = opened(&host, "large");
     (0..LARGE).for_each(|key| large.update(&key.to_ne_bytes(), &[1; 128], 0).unwrap());
     for verb in ["dump", "drain"] {
         let mut child = spawn(&host, &["maps", verb, "kinds", "large", "-o", "jsonl"]);
@@ -233,9 +238,8 @@ fn keys_and_values_are_taken_as_they_are_meant() {
     assert_eq!((code, said.as_str()), (3, "error: map texts has no entry with the key \\u{1b}[31mred\n"));
 
     // Maps without keys.
-    let hex = |number: u32| json!(format!("0x{:08x}", number.swap_bytes()));
-    for number in [1, 2] {
-        let written = host.out(&["maps", "set", "kinds", "queue", hex(number).as_str().unwrap()]);
+    for number in ["1", "2"] {
+        let written = host.out(&["maps", "set", "kinds", "queue", number]);
         assert_eq!(written, "standalone: 1 entry written\n");
     }
     let (code, said) = fails(&host, &["maps", "set", "kinds", "counts", "5"]);
@@ -246,7 +250,21 @@ fn keys_and_values_are_taken_as_they_are_meant() {
     let drained = host.skep(&["maps", "drain", "kinds", "queue", "-o", "json"]);
     assert_eq!(stderr(&drained), "", "all of it was printed");
     let rows: Value = serde_json::from_slice(&drained.stdout).unwrap();
-    assert_eq!((&rows[0]["value"], &rows[1]["value"]), (&hex(1), &hex(2)));
+    assert_eq!((&rows[0]["value"], &rows[1]["value"]), (&json!(1), &json!(2)), "typed by the object");
+
+    // A text's key with something left over after its end is another key, which no text names.
+    let map = opened(&host, "texts");
+    let leftover = [&b"nginx\0left over"[..], &[0; 2]].concat();
+    map.update(&leftover[..16], &3u32.to_ne_bytes(), 0).unwrap();
+    let shown = host.out(&["maps", "dump", "kinds", "texts", "-o", "raw"]);
+    let raw = shown.lines().find(|line| line.ends_with(" 0x03000000")).unwrap().split(' ').next().unwrap().to_owned();
+    let get = ["maps", "get", "kinds", "texts", &raw, "--raw"];
+    assert_eq!(json_of(&host, &get)[0]["value"], 3);
+    assert_eq!(json_of(&host, &["maps", "get", "kinds", "texts", "nginx"])[0]["value"], 2);
+    host.out(&["maps", "del", "kinds", "texts", &raw, "--raw"]);
+    assert_eq!(host.out(&["maps", "dump", "kinds", "texts"]), "KEY     VALUE\nnginx   2\ntrue    1\n");
+    let (code, said) = fails(&host, &["maps", "del", "kinds", "texts", "nginx", "--raw"]);
+    assert!(code == 2 && said.contains("nginx: hexadecimal digits are expected, two a byte"), "{code}: {said}");
 
     // The kernel's answer for an address is not the entry of the address.
     let key = |length: u32| json!({"length": length, "address": [10, 0, 0, 1]}).to_string();

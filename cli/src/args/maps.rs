@@ -247,6 +247,10 @@ pub struct MapsGet {
     /// The key.
     #[arg(allow_negative_numbers = true)]
     pub key: String,
+    /// The key is its bytes in hexadecimal, as `maps dump -o raw` prints them: of two keys that look alike, as texts do of
+    /// which one has something left over after its end, that one.
+    #[arg(long)]
+    pub raw: bool,
     /// Only on this node; default: every node that runs the program.
     #[arg(long)]
     pub node: Option<String>,
@@ -311,6 +315,9 @@ pub struct MapsDel {
     /// The keys, as JSON; what is no JSON is taken for a text.
     #[arg(required = true, allow_negative_numbers = true)]
     pub keys: Vec<String>,
+    /// The keys are their bytes in hexadecimal, as `maps dump -o raw` prints them.
+    #[arg(long)]
+    pub raw: bool,
     #[command(flatten)]
     pub nodes: Nodes,
     /// How to print what was done.
