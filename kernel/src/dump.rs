@@ -2,6 +2,7 @@
 
 mod arena;
 pub mod drain;
+mod hashes;
 mod owners;
 
 pub use self::owners::cgroup_paths;
@@ -396,6 +397,16 @@ impl MapReader {
     /// entries that are longer.
     pub fn read(&self, mut sink: impl FnMut(&[u8], &[u8]) -> bool) -> io::Result<()> {
         self.read_from(None, |portion| sink(portion.keys, portion.values))
+    }
+
+    /// The same by so many threads, where the type has parts that they can share; there is no order then, and no place at
+    /// which one could go on.
+    pub fn read_by(&self, threads: u32, mut sink: impl FnMut(&Portion<'_>) -> bool) -> io::Result<()> {
+        if threads < 2 || !hashes::has_buckets(self.info()) {
+            return self.read_from(None, sink);
+        }
+        let place = || Place::Key(Vec::new());
+        hashes::read(&self.map, threads, |keys, values| sink(&Portion { keys, values, place: place(), reader: self }))
     }
 
     /// The same, from a place on at which an earlier reading stopped. What changed there meanwhile may come twice, or not.

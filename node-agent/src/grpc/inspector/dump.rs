@@ -113,8 +113,11 @@ impl Dump {
         if !self.client.put(Frame::Schema(schema(report, map, reader))) {
             return;
         }
-        let from = self.from.take();
-        let result = reader.read_from(from, |portion| self.portion(reader, portion));
+        // Whoever stops before the end goes on from there.
+        let result = match (self.from.take(), self.limit > 0 && self.top.is_none()) {
+            (None, false) => reader.read_by(threads(), |portion| self.portion(reader, portion)),
+            (from, _) => reader.read_from(from, |portion| self.portion(reader, portion)),
+        };
         if let Err(e) = result {
             self.client.end(Err(failed(format!("map {map}: {e}"))));
             return;
@@ -247,6 +250,11 @@ impl Dump {
         });
         Frame::Decoded(DecodedEntries { entries: decoded.collect() })
     }
+}
+
+/// Half of the processors, and not more than the memory for their batches: others have work too.
+fn threads() -> u32 {
+    std::thread::available_parallelism().map_or(1, |all| (all.get() as u32 / 2).clamp(1, 4))
 }
 
 /// A place, and the map that it is of.
