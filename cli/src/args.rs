@@ -290,6 +290,8 @@ pub enum PageFormat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum MapsFormat {
     Table,
+    /// With more columns.
+    Wide,
     Json,
     Yaml,
 }

@@ -76,21 +76,25 @@ pub async fn run(global: &Global, ls: &MapsLs) -> Result<(), Error> {
     match ls.output {
         MapsFormat::Json => output::print(&output::json(&rows))?,
         MapsFormat::Yaml => output::print(&output::yaml(&rows))?,
-        MapsFormat::Table if rows.is_empty() => note("no maps found"),
-        MapsFormat::Table => output::print(&render(&rows, namespaces, answers.several))?,
+        MapsFormat::Table | MapsFormat::Wide if rows.is_empty() => note("no maps found"),
+        format => output::print(&render(&rows, namespaces, answers.several, format == MapsFormat::Wide))?,
     }
     answers.complete()
 }
 
 /// The table, with columns for namespace and node where rows may differ in them.
-pub fn render(rows: &[&MapRow], namespaces: bool, nodes: bool) -> String {
-    let header = ["PROGRAM", "MAP", "TYPE", "KEY", "VALUE", "MAX ENTRIES", "MEMORY", "ID"];
+pub fn render(rows: &[&MapRow], namespaces: bool, nodes: bool, wide: bool) -> String {
+    let header = ["PROGRAM", "MAP", "TYPE", "KEY", "VALUE", "MAX ENTRIES", "MEMORY", "ID", "FLAGS", "FROZEN"];
+    let shown = if wide { header.len() } else { header.len() - 2 };
+    let header = header.into_iter().take(shown);
     let mut table = Table::new(leading((namespaces, "NAMESPACE"), (nodes, "NODE")).chain(header), 0);
     for row in rows {
         let numbers = [row.key_size, row.value_size, row.max_entries, row.id].map(|n| n.to_string());
         let [key, value, max, id] = numbers.each_ref().map(String::as_str);
         let memory = bytes(row.memlock);
-        let own = [row.program.as_str(), &row.name, &row.type_, key, value, max, &memory, id];
+        let (flags, frozen) = (format!("{:#x}", row.flags), row.frozen.to_string());
+        let own = [row.program.as_str(), &row.name, &row.type_, key, value, max, &memory, id, &flags, &frozen];
+        let own = own.into_iter().take(shown);
         table.row(leading((namespaces, row.namespace.as_str()), (nodes, row.node.as_str())).chain(own));
     }
     table.render()

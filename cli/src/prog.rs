@@ -124,14 +124,17 @@ pub async fn ls(global: &Global, ls: &ProgLs) -> Result<(), Error> {
     match ls.output {
         MapsFormat::Json => output::print(&output::json(&rows))?,
         MapsFormat::Yaml => output::print(&output::yaml(&rows))?,
-        MapsFormat::Table if rows.is_empty() => note("no functions found"),
-        MapsFormat::Table => output::print(&render(&rows, namespaces, answers.several))?,
+        MapsFormat::Table | MapsFormat::Wide if rows.is_empty() => note("no functions found"),
+        format => output::print(&render(&rows, namespaces, answers.several, format == MapsFormat::Wide))?,
     }
     answers.complete()
 }
 
-fn render(rows: &[&Row], namespaces: bool, nodes: bool) -> String {
-    let titles = ["PROGRAM", "FUNCTION", "TYPE", "ID", "TAG", "MEMORY", "INSNS VERIFIED", "LINKS", "LOADED"];
+fn render(rows: &[&Row], namespaces: bool, nodes: bool, wide: bool) -> String {
+    let titles =
+        ["PROGRAM", "FUNCTION", "TYPE", "ID", "TAG", "MEMORY", "INSNS VERIFIED", "LINKS", "LOADED", "ON", "MAPS"];
+    let shown = if wide { titles.len() } else { titles.len() - 2 };
+    let titles = titles.into_iter().take(shown);
     let lead = |namespace, node| [(namespaces, namespace), (nodes, node)].into_iter().filter(|(wanted, _)| *wanted);
     let mut table = Table::new(lead("NAMESPACE", "NODE").map(|(_, title)| title).chain(titles), 0);
     for row in rows {
@@ -140,7 +143,11 @@ fn render(rows: &[&Row], namespaces: bool, nodes: bool) -> String {
         // Seconds are enough.
         let loaded = row.loaded_at.split_once('.').map_or(row.loaded_at.clone(), |(seconds, _)| format!("{seconds}Z"));
         let [id, verified] = numbers.each_ref().map(String::as_str);
-        let own = [row.program.as_str(), &row.function, &row.type_, id, &row.tag, &memory, verified, &links, &loaded];
+        let on: Vec<String> = row.links.iter().map(|link| format!("{} {}", link.hook, link.target)).collect();
+        let maps: Vec<&str> = row.maps.iter().map(|map| map.name.as_str()).collect();
+        let (on, maps) = (on.join(", "), maps.join(", "));
+        let first = [row.program.as_str(), &row.function, &row.type_, id, &row.tag, &memory, verified, &links, &loaded];
+        let own = first.into_iter().chain([on.as_str(), &maps]).take(shown);
         table.row(lead(row.namespace.as_str(), row.node.as_str()).map(|(_, cell)| cell).chain(own));
     }
     table.render()

@@ -268,6 +268,7 @@ fn entries_of_another_size_are_refused() {
 fn maps_are_listed() {
     let rows = [MapRow::new("node-1", info("counts")), MapRow::new("node-2", info(".bss"))];
     let rows: Vec<&MapRow> = rows.iter().collect();
-    golden("maps.txt", &maps::render(&rows, true, true));
+    golden("maps.txt", &maps::render(&rows, true, true, false));
+    golden("maps-wide.txt", &maps::render(&rows, true, true, true));
     golden("maps.json", &output::json(&rows));
 }

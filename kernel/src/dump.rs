@@ -379,6 +379,11 @@ impl MapReader {
         }
     }
 
+    /// Whether a lookup is one call of the kernel's, and not a search among owners or pages.
+    pub fn is_quick(&self) -> bool {
+        !matches!(way(self.info()), Way::Owned(_) | Way::Pages)
+    }
+
     /// Why the entries of such a map cannot be read; `None`: they can.
     pub fn refusal(&self) -> Option<&'static str> {
         match way(self.info()) {

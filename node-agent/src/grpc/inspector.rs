@@ -134,6 +134,20 @@ impl InspectorService {
         blocking(move || work(open_map(&host, &types, &uid, &map, id)?)).await.map_err(failed)?
     }
 
+    /// Does something with a map that is one call of the kernel's, of some microseconds: on this thread, since handing it
+    /// to another takes longer. What takes long of some maps goes to another all the same.
+    async fn at_once<T: Send + 'static>(
+        &self,
+        report: &ProgramReport,
+        map: &str,
+        work: impl FnOnce(MapReader) -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        let known = report.maps.iter().find(|m| m.name == map).filter(|known| self.types.knows(known.id));
+        let Some(known) = known else { return self.with_map(report, map, work).await };
+        let reader = open_map(&self.host, &self.types, &report.uid, map, known.id)?;
+        if reader.is_quick() { work(reader) } else { blocking(move || work(reader)).await.map_err(failed)? }
+    }
+
     /// Opens a map whose entries can be listed.
     async fn open_entries(&self, report: &ProgramReport, map: &str) -> Result<MapReader, Status> {
         let reader = self.open(report, map).await?;
@@ -278,8 +292,7 @@ impl Inspector for InspectorService {
             None => return Err(Status::invalid_argument("key is missing: json or raw")),
         };
         let (of, map, schema) = (report.clone(), request.map.clone(), request.schema);
-        // In one go: handing it from thread to thread takes longer than the lookup.
-        let answer = self.with_map(&report, &request.map, move |reader| {
+        let answer = self.at_once(&report, &request.map, move |reader| {
             let key = write::key(&reader, key).map_err(|why| Status::invalid_argument(format!("map {map}: {why}")))?;
             let schema = schema.then(|| dump::schema(&of, &map, &reader));
             let found = reader.lookup(&key).map_err(|e| failed(format!("map {map}: {e}")))?;
