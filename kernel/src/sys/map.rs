@@ -97,6 +97,13 @@ pub fn type_name(map_type: u32) -> String {
     TYPE_NAMES.get(map_type as usize).map_or_else(|| format!("type_{map_type}"), |n| (*n).to_owned())
 }
 
+/// The same with its article: `an array`, `a hash`.
+pub fn a_type(map_type: u32) -> String {
+    let name = type_name(map_type);
+    // No name of a type that begins with another vowel is spoken with one.
+    format!("{} {name}", if name.starts_with(['a', 'i']) { "an" } else { "a" })
+}
+
 /// What the kernel says of a map (struct bpf_map_info).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MapInfo {

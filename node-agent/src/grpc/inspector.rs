@@ -22,7 +22,7 @@ use std::sync::Arc;
 use skep_crds::Reason;
 use skep_kernel::Host;
 use skep_kernel::dump::{MapReader, Types};
-use skep_kernel::sys::map::{MapInfo as KernelMapInfo, type_name};
+use skep_kernel::sys::map::{MapInfo as KernelMapInfo, a_type, type_name};
 use skep_proto::v1::inspector_server::Inspector;
 use skep_proto::v1::{
     DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DescribeProgramsResponse,
@@ -152,7 +152,7 @@ impl InspectorService {
     async fn open_entries(&self, report: &ProgramReport, map: &str) -> Result<MapReader, Status> {
         let reader = self.open(report, map).await?;
         let Some(why) = reader.refusal() else { return Ok(reader) };
-        let message = format!("map {map}, a {}, cannot be dumped: {why}", type_name(reader.info().map_type));
+        let message = format!("map {map}, {}, cannot be dumped: {why}", a_type(reader.info().map_type));
         Err(refuse(Code::FailedPrecondition, Reason::KernelUnsupported, message))
     }
 }

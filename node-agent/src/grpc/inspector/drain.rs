@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use skep_crds::Reason;
 use skep_kernel::dump::{MapReader, drain};
-use skep_kernel::sys::map::type_name;
+use skep_kernel::sys::map::a_type;
 use skep_proto::v1::{DrainMapRequest, DumpMapRequest, End, ProgramReport, map_frame::Frame};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,8 +26,8 @@ impl InspectorService {
         let report = self.report(request.program.as_ref())?;
         let reader = self.open(&report, &request.map).await?;
         if let Some(why) = drain::refusal(reader.info()) {
-            let kind = type_name(reader.info().map_type);
-            let message = format!("map {}, a {kind}, cannot be drained: {why}", request.map);
+            let kind = a_type(reader.info().map_type);
+            let message = format!("map {}, {kind}, cannot be drained: {why}", request.map);
             return Err(refuse(Code::FailedPrecondition, Reason::KernelUnsupported, message));
         }
         let (sender, receiver) = mpsc::channel(QUEUE);

@@ -7,7 +7,7 @@ use skep_crds::Reason;
 use skep_kernel::events::EventReader;
 use skep_kernel::functions;
 use skep_kernel::remains::holders_of_map;
-use skep_kernel::sys::map::{type_name, types};
+use skep_kernel::sys::map::{a_type, types};
 use skep_object::btf::desc::TypeDesc;
 use skep_object::btf::filter::Filter;
 use skep_object::btf::{Btf, Kind};
@@ -47,7 +47,7 @@ impl InspectorService {
                 types::USER_RINGBUF => "its records go to programs: put some in (kubectl skep maps put)",
                 _ => "it holds no records, as ring buffers and perf event arrays do: dump it (kubectl skep maps dump)",
             };
-            let message = format!("map {}, a {}, has no events: {remedy}", request.map, type_name(map_type));
+            let message = format!("map {}, {}, has no events: {remedy}", request.map, a_type(map_type));
             return Err(refuse(Code::FailedPrecondition, Reason::KernelUnsupported, message));
         }
         let wish = Wish::new(&request, &report).await?;

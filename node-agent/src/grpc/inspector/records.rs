@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use skep_crds::Reason;
 use skep_kernel::records;
 use skep_kernel::remains::holders_of_map;
-use skep_kernel::sys::map::{type_name, types};
+use skep_kernel::sys::map::{a_type, types};
 use skep_object::btf::desc::TypeDesc;
 use skep_object::globals::encode;
 use skep_proto::v1::{Datum, WriteRecordsRequest, datum};
@@ -33,8 +33,8 @@ impl InspectorService {
         let reader = self.open(&report, &request.map).await?;
         let (map, info) = (request.map.clone(), reader.info().clone());
         if info.map_type != types::USER_RINGBUF {
-            let kind = type_name(info.map_type);
-            let message = format!("map {map}, a {kind}, takes no records: user ring buffers do; update its entries");
+            let kind = a_type(info.map_type);
+            let message = format!("map {map}, {kind}, takes no records: user ring buffers do; update its entries");
             return Err(refuse(Code::FailedPrecondition, Reason::KernelUnsupported, message));
         }
         if !(1..=MOST).contains(&request.records.len()) {

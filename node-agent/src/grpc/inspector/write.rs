@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use skep_crds::Reason;
 use skep_kernel::dump::MapReader;
-use skep_kernel::sys::map::type_name;
+use skep_kernel::sys::map::a_type;
 use skep_kernel::write::{self, Mode, WriteError};
 use skep_object::globals::encode;
 use skep_proto::v1::update_map_request::Mode as Asked;
@@ -116,7 +116,7 @@ fn may(reader: &MapReader, map: &str, verb: &str, why_not: Option<&'static str>)
     match why_not.or_else(frozen) {
         None => Ok(()),
         Some(why) => {
-            let message = format!("map {map}, a {}, cannot be {verb}: {why}", type_name(reader.info().map_type));
+            let message = format!("map {map}, {}, cannot be {verb}: {why}", a_type(reader.info().map_type));
             Err(refuse(Code::FailedPrecondition, Reason::PermissionDenied, message))
         }
     }
