@@ -1,7 +1,7 @@
 //! Long work for people, such as reading a map of a million entries, on a thread of its own.
 //!
-//! **Guarantees.** It yields: programs, lookups and whatever else runs on the node come first, so that many who read large
-//! maps hold up nobody. The thread ends with the work.
+//! **Guarantees.** Where several do such work, it yields: programs, lookups and whatever else runs on the node come first, so
+//! that many who read large maps hold up nobody. The thread ends with the work.
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -11,14 +11,17 @@ use crate::error::ProgramError;
 /// As nice(1) counts: a tenth of the processor that others want too.
 const NICENESS: i32 = 10;
 
-/// Runs work that blocks; a panic in it is an error, not the agent's end.
-pub async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ProgramError> {
+/// Runs work that blocks, `nicely` or as others do; a panic in it is an error, not the agent's end.
+pub async fn apart<T: Send + 'static>(
+    nicely: bool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ProgramError> {
     let (sender, done) = oneshot::channel();
     let runtime = Handle::current();
     let run = move || {
         let _runtime = runtime.enter();
         // Of this thread alone. Where it may not be changed, it is as urgent as anything.
-        let _nice = rustix::process::setpriority_process(None, NICENESS);
+        let _nice = nicely.then(|| rustix::process::setpriority_process(None, NICENESS));
         // A panic drops the sender.
         let _nobody = sender.send(work());
     };
@@ -36,8 +39,9 @@ mod tests {
     async fn it_yields_and_others_do_not() {
         let niceness = || rustix::process::getpriority_process(None).unwrap();
         let before = niceness();
-        assert_eq!(apart(niceness).await.unwrap(), NICENESS.max(before));
+        assert_eq!(apart(true, niceness).await.unwrap(), NICENESS.max(before));
+        assert_eq!(apart(false, niceness).await.unwrap(), before);
         assert_eq!((niceness(), blocking(niceness).await.unwrap()), (before, before));
-        assert!(apart(|| panic!("as asked")).await.is_err());
+        assert!(apart(true, || panic!("as asked")).await.is_err());
     }
 }

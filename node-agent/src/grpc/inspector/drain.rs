@@ -37,7 +37,7 @@ impl InspectorService {
         let service = self.clone();
         tokio::spawn(async move {
             let Some(place) = client.wait(&service.line).await else { return };
-            let drained = apart(move || {
+            let drained = apart(service.line.has_several(), move || {
                 let taken = take(dump, &request, &report, &reader);
                 drop(place);
                 if taken > 0 {

@@ -98,7 +98,7 @@ impl Dump {
     pub async fn run(mut self, line: Arc<Line>, report: ProgramReport, map: String, reader: MapReader) {
         let client = self.client.clone();
         let Some(place) = client.wait(&line).await else { return };
-        let read = apart(move || {
+        let read = apart(line.has_several(), move || {
             self.read(&report, &map, &reader);
             drop(place);
         });

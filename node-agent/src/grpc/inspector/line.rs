@@ -14,6 +14,7 @@ const LOOK: Duration = Duration::from_millis(200);
 /// A number of places, and those who wait for one.
 #[derive(Debug)]
 pub struct Line {
+    all: usize,
     places: Arc<Semaphore>,
     waiting: Mutex<VecDeque<u64>>,
 }
@@ -32,7 +33,7 @@ impl Drop for Waiting<'_> {
 
 impl Line {
     pub fn new(places: usize) -> Self {
-        Line { places: Arc::new(Semaphore::new(places)), waiting: Mutex::default() }
+        Line { all: places, places: Arc::new(Semaphore::new(places)), waiting: Mutex::default() }
     }
 
     /// A place, when it is one's turn. `tell` hears how many are before, as often as that changes; false ends the wait.
@@ -56,6 +57,11 @@ impl Line {
                 }
             }
         }
+    }
+
+    /// Whether more than one place is taken.
+    pub fn has_several(&self) -> bool {
+        self.places.available_permits() + 1 < self.all
     }
 
     fn wait(&self) -> Waiting<'_> {
@@ -96,6 +102,7 @@ mod tests {
         };
         let second = wait("second", true);
         assert_eq!(told.recv().await, Some(("second", 0)));
+        assert!(!line.has_several(), "one is taken");
         let leaver = wait("leaver", false);
         assert_eq!(told.recv().await, Some(("leaver", 1)));
         assert_eq!(leaver.await.unwrap(), None);

@@ -130,7 +130,7 @@ impl Watch {
             let start = Instant::now();
             let mut watch = std::mem::replace(self, self.empty());
             let reading = reader.clone();
-            let (watch, looked) = apart(move || {
+            let (watch, looked) = apart(service.line.has_several(), move || {
                 let looked = watch.look(&reading, start);
                 drop(place);
                 (watch, looked)
