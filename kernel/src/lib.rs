@@ -22,6 +22,7 @@ pub mod host;
 pub mod kallsyms;
 pub mod kept;
 pub mod load;
+pub mod memory;
 pub mod migrate;
 pub mod netns;
 pub mod observe;

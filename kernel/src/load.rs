@@ -200,7 +200,9 @@ fn load_btf(request: &LoadRequest) -> Option<OwnedFd> {
 /// Makes a map and gives it its initial data.
 pub fn create_map(def: &MapDef, btf: Option<BorrowedFd<'_>>) -> Result<OwnedFd, KernelError> {
     let inner = def.inner.as_ref().map(|inner| create_map(inner, btf)).transpose()?;
-    let fd = sys::map::create(def, btf, inner.as_ref().map(AsFd::as_fd)).map_err(|e| refused_map(def, e))?;
+    let fd = crate::memory::room_for(def)
+        .and_then(|()| sys::map::create(def, btf, inner.as_ref().map(AsFd::as_fd)))
+        .map_err(|e| refused_map(def, e))?;
     if let Some(data) = &def.data {
         let failed = |e| KernelError::Io { what: format!("map {}: writing its initial data", def.name), source: e };
         if data.bytes.iter().any(|b| *b != 0) {
@@ -226,7 +228,7 @@ fn refused_map(def: &MapDef, error: io::Error) -> KernelError {
     );
     match error.raw_os_error() {
         Some(libc::ENOMEM) => {
-            let limit = crate::probe::memory_limit();
+            let limit = crate::memory::limit();
             KernelError::NodeFull { map: def.name.clone(), entries: def.max_entries, bytes, limit }
         }
         Some(libc::E2BIG) => KernelError::Object(ObjectError::BadMap {

@@ -158,12 +158,13 @@ impl Migration {
         let failed = || KernelError::io(format!("map {name}: copying its contents"));
         let sizes = Map::new(old.try_clone().map_err(failed())?).map_err(failed())?;
         let def = base_def(name, &sizes);
-        let base = map::create(&def, None, None).map_err(|e| match e.raw_os_error() {
+        let made = crate::memory::room_for(&def).and_then(|()| map::create(&def, None, None));
+        let base = made.map_err(|e| match e.raw_os_error() {
             Some(libc::ENOMEM) => KernelError::NodeFull {
                 map: format!("{name} (what its migration remembers)"),
                 entries: def.max_entries,
                 bytes: u64::from(def.max_entries) * u64::from(def.key_size + def.value_size),
-                limit: crate::probe::memory_limit(),
+                limit: crate::memory::limit(),
             },
             _ => failed()(e),
         })?;

@@ -20,7 +20,7 @@ pub fn boot_id() -> String {
     read("/proc/sys/kernel/random/boot_id")
 }
 
-fn read(path: &str) -> String {
+pub(crate) fn read(path: &str) -> String {
     std::fs::read_to_string(path).map(|t| t.trim().to_owned()).unwrap_or_default()
 }
 
@@ -32,28 +32,6 @@ pub fn cgroup2_mount() -> Option<PathBuf> {
         let (_, path, kind) = (columns.next()?, columns.next()?, columns.next()?);
         (kind == "cgroup2").then(|| PathBuf::from(path.replace("\\040", " ")))
     })
-}
-
-/// The memory limit of the caller's own cgroup, to which its maps are charged (v2 or v1); `None` without one.
-pub fn memory_limit() -> Option<u64> {
-    let (groups, mounts) = (read("/proc/self/cgroup"), read("/proc/self/mounts"));
-    let of = |controller: &str, kind: &str, option: &str, file: &str| {
-        let path = groups.lines().find_map(|line| {
-            let mut columns = line.splitn(3, ':').skip(1);
-            let names = columns.next()?;
-            names.split(',').any(|name| name == controller).then(|| columns.next()).flatten()
-        })?;
-        let mount = mounts.lines().find_map(|line| {
-            let columns: Vec<&str> = line.split(' ').collect();
-            let options = columns.get(3)?;
-            let found = columns.get(2) == Some(&kind) && (option.is_empty() || options.split(',').any(|o| o == option));
-            found.then(|| columns[1])
-        })?;
-        let limit = read(&format!("{mount}{}/{file}", path.trim_end_matches('/')));
-        // A v1 hierarchy without a limit shows the largest number of whole pages.
-        limit.parse().ok().filter(|limit| *limit < 1 << 62)
-    };
-    of("memory", "cgroup", "memory", "memory.limit_in_bytes").or_else(|| of("", "cgroup2", "", "memory.max"))
 }
 
 /// Features of the host that do not need a probe program.

@@ -149,3 +149,38 @@ impl Drop for Gone<'_> {
         let _ = std::fs::remove_dir_all(self.0);
     }
 }
+
+/// What a map is said to need before it is made is what the kernel then counts for it: never more, and hardly less.
+#[test]
+fn what_a_map_needs_is_known_before_it_is_made() {
+    use skep_kernel::sys::map::types::*;
+    let cpus = skep_kernel::cpus::possible().unwrap();
+    let shapes = [
+        (HASH, 5, 20, 100_000, 0),
+        (HASH, 16, 8, 300_000, 1),
+        (LRU_HASH, 4, 3, 100_000, 0),
+        (PERCPU_HASH, 4, 12, 50_000, 0),
+        (LRU_PERCPU_HASH, 8, 8, 50_000, 0),
+        (ARRAY, 4, 13, 500_000, 0),
+        (ARRAY, 4, 8, 500_000, skep_kernel::sys::map::MMAPABLE),
+        (PERCPU_ARRAY, 4, 64, 100_000, 0),
+        (QUEUE, 0, 24, 100_000, 0),
+        (RINGBUF, 0, 0, 8 << 20, 0),
+        (PROG_ARRAY, 4, 4, 1 << 20, 0),
+        (DEVMAP, 4, 4, 1 << 20, 0),
+    ];
+    for (map_type, key_size, value_size, max_entries, flags) in shapes {
+        let def = skep_object::map::MapDef {
+            map_type,
+            key_size,
+            value_size,
+            max_entries,
+            flags,
+            ..skep_object::map::MapDef::default()
+        };
+        let map = sys::map::create(&def, None, None).unwrap();
+        let counted = sys::fdinfo(map.as_fd(), "memlock").unwrap();
+        let told = skep_kernel::memory::needed(&def, cpus);
+        assert!(told <= counted && told >= counted / 20 * 19, "{def:?}: told {told}, the kernel counts {counted}");
+    }
+}

@@ -19,6 +19,13 @@ impl Node {
         std::fs::write(dir.join(file), bytes.to_string()).unwrap();
     }
 
+    /// The most that the agent's cgroup ever used.
+    pub fn most_memory(&self) -> u64 {
+        let (dir, file) = self.memory_cgroup();
+        let peak = if file == "memory.max" { "memory.peak" } else { "memory.max_usage_in_bytes" };
+        std::fs::read_to_string(dir.join(peak)).unwrap().trim().parse().unwrap()
+    }
+
     pub(super) fn memory_cgroup(&self) -> (PathBuf, &'static str) {
         let name = format!("{}-memory", self.name);
         let v1 = Path::new("/sys/fs/cgroup/memory");
