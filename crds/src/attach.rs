@@ -3,10 +3,13 @@
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::{CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, OnCgroups};
+use crate::cgroup::{CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, LsmCgroup, OnCgroups};
+use crate::many::{KprobeMulti, KretprobeMulti, UprobeMulti, UretprobeMulti};
 use crate::netns::{FlowDissector, Netfilter, SkLookup};
-use crate::network::{ProgramFunction, Tc, Tcx, Xdp};
-use crate::tracing::{BtfTracepoint, Function, KernelTracepoint, Kprobe, Lsm, RawTracepoint, TracedFunction, Uprobe};
+use crate::network::{Netkit, ProgramFunction, Tc, Tcx, Xdp};
+use crate::tracing::{
+    BtfTracepoint, Function, KernelTracepoint, Kprobe, Lsm, PerfEvent, RawTracepoint, Syscall, TracedFunction, Uprobe,
+};
 use crate::union::exactly_one;
 
 /// One hook. Exactly one of the kinds is given; every entry of one program must suit the program's type.
@@ -20,6 +23,8 @@ pub enum Attach {
     Tcx(Tcx),
     /// Packets at an interface, received or sent, by a classic tc filter: for kernels before 6.6.
     Tc(Tc),
+    /// Packets between the two ends of a netkit pair, by which pods may be connected instead of by veth. Linux 6.7 or newer.
+    Netkit(Netkit),
     /// Packets that the sockets of a cgroup receive or send.
     CgroupSkb(CgroupSkb),
     /// Socket calls (bind, connect, sendmsg, ...) of the processes of a cgroup.
@@ -35,6 +40,9 @@ pub enum Attach {
     CgroupDevice(OnCgroups),
     /// Events of the TCP connections of a cgroup: as they are established and closed, retransmit, or negotiate options.
     SockOps(OnCgroups),
+    /// A security hook for the processes of a cgroup: the program may refuse what they are about to do, by returning 0. The
+    /// kernel has to be started with `bpf` among its security modules. Linux 6.0 or newer.
+    LsmCgroup(LsmCgroup),
     /// The choice of the socket that gets a new connection or a datagram, in a network namespace.
     SkLookup(SkLookup),
     /// How the kernel takes packets apart to spread them, in a network namespace: one program each, and that of the node's
@@ -48,14 +56,28 @@ pub enum Attach {
     RawTracepoint(RawTracepoint),
     /// A tracepoint with arguments typed by the kernel's BTF.
     BtfTracepoint(BtfTracepoint),
+    /// An event that each CPU counts, every so often: a sampling profiler's clock, or a counter of the hardware.
+    PerfEvent(PerfEvent),
     /// The entry of a function in a binary or library, in user space.
     Uprobe(Uprobe),
     /// The return of a function in a binary or library, in user space.
     Uretprobe(Uprobe),
+    /// The entries of many functions of a binary or library at once, by one link. Linux 6.6 or newer.
+    UprobeMulti(UprobeMulti),
+    /// The returns of many functions of a binary or library at once, by one link. Linux 6.6 or newer.
+    UretprobeMulti(UretprobeMulti),
     /// The entry of a kernel function, or an instruction inside of it.
     Kprobe(Kprobe),
     /// The return of a kernel function.
     Kretprobe(Function),
+    /// The entries of many kernel functions at once, by one link. Linux 5.18 or newer.
+    KprobeMulti(KprobeMulti),
+    /// The returns of many kernel functions at once, by one link. Linux 5.18 or newer.
+    KretprobeMulti(KretprobeMulti),
+    /// The entry of a system call, by the name that it has on every architecture.
+    Ksyscall(Syscall),
+    /// The return of a system call, by the name that it has on every architecture.
+    Kretsyscall(Syscall),
     /// The entry of a function of the kernel or of another EbpfProgram, with arguments typed by its BTF.
     Fentry(TracedFunction),
     /// The return of a function of the kernel or of another EbpfProgram, with arguments and the returned value typed by
@@ -86,6 +108,7 @@ impl Attach {
             Self::Xdp(_) => "xdp",
             Self::Tcx(_) => "tcx",
             Self::Tc(_) => "tc",
+            Self::Netkit(_) => "netkit",
             Self::CgroupSkb(_) => "cgroupSkb",
             Self::CgroupSockAddr(_) => "cgroupSockAddr",
             Self::CgroupSock(_) => "cgroupSock",
@@ -93,16 +116,24 @@ impl Attach {
             Self::CgroupSysctl(_) => "cgroupSysctl",
             Self::CgroupDevice(_) => "cgroupDevice",
             Self::SockOps(_) => "sockOps",
+            Self::LsmCgroup(_) => "lsmCgroup",
             Self::SkLookup(_) => "skLookup",
             Self::FlowDissector(_) => "flowDissector",
             Self::Netfilter(_) => "netfilter",
             Self::Tracepoint(_) => "tracepoint",
             Self::RawTracepoint(_) => "rawTracepoint",
             Self::BtfTracepoint(_) => "btfTracepoint",
+            Self::PerfEvent(_) => "perfEvent",
             Self::Uprobe(_) => "uprobe",
             Self::Uretprobe(_) => "uretprobe",
+            Self::UprobeMulti(_) => "uprobeMulti",
+            Self::UretprobeMulti(_) => "uretprobeMulti",
             Self::Kprobe(_) => "kprobe",
             Self::Kretprobe(_) => "kretprobe",
+            Self::KprobeMulti(_) => "kprobeMulti",
+            Self::KretprobeMulti(_) => "kretprobeMulti",
+            Self::Ksyscall(_) => "ksyscall",
+            Self::Kretsyscall(_) => "kretsyscall",
             Self::Fentry(_) => "fentry",
             Self::Fexit(_) => "fexit",
             Self::FmodRet(_) => "fmodRet",
@@ -124,6 +155,7 @@ mod tests {
             include_str!("../tests/golden/cgroups.yaml"),
             include_str!("../tests/golden/hooks.yaml"),
             include_str!("../tests/golden/functions.yaml"),
+            include_str!("../tests/golden/probes.yaml"),
         ];
         let specs: Vec<serde_json::Value> = golden.iter().map(|text| serde_yaml_ng::from_str(text).unwrap()).collect();
         let programs = specs.iter().flat_map(|spec| spec["programs"].as_array().unwrap());
@@ -134,6 +166,6 @@ mod tests {
             assert_eq!(entry.as_object().unwrap().keys().collect::<Vec<_>>(), [attach.kind()]);
             kinds.insert(attach.kind());
         }
-        assert_eq!(kinds.len(), 25, "the golden specs have every kind");
+        assert_eq!(kinds.len(), 34, "the golden specs have every kind");
     }
 }

@@ -65,6 +65,17 @@ pub enum SockoptHook {
     Setsockopt,
 }
 
+/// A security hook, for a cgroup's processes.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct LsmCgroup {
+    /// The cgroups.
+    pub cgroups: Cgroups,
+    /// The hook's name, as `include/linux/lsm_hook_defs.h` of the kernel has it: `socket_bind`, `socket_connect`.
+    #[schemars(length(min = 1, max = 119), regex(pattern = r"^[a-z0-9_]+$"))]
+    pub hook: String,
+}
+
 /// A hook that cgroups have one of.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

@@ -16,6 +16,7 @@ pub mod ebpfnode;
 pub mod ebpfprogram;
 pub mod hash;
 pub mod image;
+pub mod many;
 mod metadata;
 pub mod netns;
 pub mod network;

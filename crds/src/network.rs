@@ -79,6 +79,26 @@ fn one_position(schema: &mut Schema) {
     exactly_one(schema, "give exactly one of place: First or Last, before and after");
 }
 
+/// An end of a netkit pair.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Netkit {
+    /// The primary interfaces of the pairs: both ends are governed from them. Others are refused.
+    pub interfaces: Interfaces,
+    /// Which packets: those that the primary end sends, or those that its peer does.
+    pub sender: NetkitEnd,
+    /// Where among the programs of the end. Absent: after those that are there when it is attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
+}
+
+/// An end of a netkit pair: `Primary`: that which stays on the node; `Peer`: that which a pod has.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetkitEnd {
+    Primary,
+    Peer,
+}
+
 /// A classic tc filter on the interface's clsact qdisc.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

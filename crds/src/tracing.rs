@@ -81,6 +81,64 @@ pub struct Kprobe {
     pub offset: Option<i64>,
 }
 
+/// A system call.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Syscall {
+    /// Its name, as section 2 of the manual has it: `openat`. What the kernel calls it (`__x64_sys_openat`) is found on the
+    /// node.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9_]+$"))]
+    pub syscall: String,
+}
+
+/// An event that each CPU counts. Exactly one of `frequency` and `period` is given.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.frequency) != has(self.period)").message("how often? Give exactly one of frequency, in runs per second and CPU, and period, in events between two runs"))]
+pub struct PerfEvent {
+    /// What is counted.
+    pub event: CpuEvent,
+    /// Runs per second on each CPU, which the kernel tries to keep to: 1 to 100000; the node may have a lower limit
+    /// (`kernel.perf_event_max_sample_rate`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 100000))]
+    pub frequency: Option<i64>,
+    /// Events between two runs; of the clocks, nanoseconds (at least 10000).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 9007199254740991i64))]
+    pub period: Option<i64>,
+    /// Only while a process of the selected pods' containers runs. Absent: always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<PodSelector>,
+}
+
+/// An event, as perf_event_open(2) has it. Of the kernel: `CpuClock` (time, also while a CPU is idle), `TaskClock`,
+/// `PageFaults`, `MinorFaults`, `MajorFaults`, `ContextSwitches`, `CpuMigrations`, `AlignmentFaults`, `EmulationFaults`. Of
+/// the hardware, which virtual machines often lack: `CpuCycles`, `Instructions`, `CacheReferences`, `CacheMisses`,
+/// `BranchInstructions`, `BranchMisses`, `BusCycles`, `StalledCyclesFrontend`, `StalledCyclesBackend`, `RefCpuCycles`.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CpuEvent {
+    CpuClock,
+    TaskClock,
+    PageFaults,
+    ContextSwitches,
+    CpuMigrations,
+    MinorFaults,
+    MajorFaults,
+    AlignmentFaults,
+    EmulationFaults,
+    CpuCycles,
+    Instructions,
+    CacheReferences,
+    CacheMisses,
+    BranchInstructions,
+    BranchMisses,
+    BusCycles,
+    StalledCyclesFrontend,
+    StalledCyclesBackend,
+    RefCpuCycles,
+}
+
 /// A place in a binary or library. At least one of `symbol` and `offset` is given.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

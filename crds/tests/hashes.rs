@@ -23,9 +23,16 @@ fn golden_hashes_stay() {
     let golden = std::fs::read_to_string(format!("{}/tests/golden/hashes.yaml", env!("CARGO_MANIFEST_DIR"))).unwrap();
     let golden: Value = serde_yaml_ng::from_str(&golden).unwrap();
     let mut now = json!({});
-    for file in
-        ["minimal.yaml", "full.yaml", "netns.yaml", "edges.yaml", "functions.yaml", "cgroups.yaml", "hooks.yaml"]
-    {
+    for file in [
+        "minimal.yaml",
+        "full.yaml",
+        "netns.yaml",
+        "edges.yaml",
+        "functions.yaml",
+        "cgroups.yaml",
+        "hooks.yaml",
+        "probes.yaml",
+    ] {
         let spec = spec(file);
         let restart = Some("2024-01-01T00:00:00Z");
         now[file] = json!({

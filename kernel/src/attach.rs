@@ -1,5 +1,7 @@
 //! The kernel's half of the kind table: how a target becomes a link.
 
+mod many;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -35,6 +37,7 @@ static ATTACH: [(Kind, Means); KINDS.len()] = [
     (Kind::Xdp, Means::Link(xdp)),
     (Kind::Tcx, Means::LinkInOrder(tcx)),
     (Kind::Tc, Means::Filter),
+    (Kind::Netkit, Means::LinkInOrder(netkit)),
     (Kind::CgroupSkb, Means::Link(cgroup)),
     (Kind::CgroupSockAddr, Means::Link(cgroup)),
     (Kind::CgroupSock, Means::Link(cgroup)),
@@ -42,16 +45,24 @@ static ATTACH: [(Kind, Means); KINDS.len()] = [
     (Kind::CgroupSysctl, Means::Link(cgroup)),
     (Kind::CgroupDevice, Means::Link(cgroup)),
     (Kind::SockOps, Means::Link(cgroup)),
+    (Kind::LsmCgroup, Means::Link(lsm_cgroup)),
     (Kind::SkLookup, Means::Link(sk_lookup)),
     (Kind::FlowDissector, Means::Link(flow_dissector)),
     (Kind::Netfilter, Means::Link(netfilter)),
     (Kind::Tracepoint, Means::Link(tracepoint)),
     (Kind::RawTracepoint, Means::Link(raw_tracepoint)),
     (Kind::BtfTracepoint, Means::Link(loaded_target)),
+    (Kind::PerfEvent, Means::Link(counter)),
     (Kind::Uprobe, Means::Link(uprobe)),
     (Kind::Uretprobe, Means::Link(uprobe)),
+    (Kind::UprobeMulti, Means::Link(many::symbols)),
+    (Kind::UretprobeMulti, Means::Link(many::symbols)),
     (Kind::Kprobe, Means::Link(kprobe)),
     (Kind::Kretprobe, Means::Link(kprobe)),
+    (Kind::KprobeMulti, Means::Link(many::functions)),
+    (Kind::KretprobeMulti, Means::Link(many::functions)),
+    (Kind::Ksyscall, Means::Link(many::syscall)),
+    (Kind::Kretsyscall, Means::Link(many::syscall)),
     (Kind::Fentry, Means::Link(loaded_target)),
     (Kind::Fexit, Means::Link(loaded_target)),
     (Kind::FmodRet, Means::Link(loaded_target)),
@@ -129,22 +140,36 @@ fn holder(id: u32) -> Holder {
 }
 
 fn tcx(program: BorrowedFd<'_>, hook: &Hook, bpffs: &Bpffs) -> Result<OwnedFd, KernelError> {
+    in_order(program, hook, bpffs, "tcx came with Linux 6.6; use the kind tc")
+}
+
+fn netkit(program: BorrowedFd<'_>, hook: &Hook, bpffs: &Bpffs) -> Result<OwnedFd, KernelError> {
+    let why = "it is not the primary end of a netkit pair (`ip -d link` tells), or the kernel is built without CONFIG_NETKIT (Linux 6.7)";
+    in_order(program, hook, bpffs, why)
+}
+
+/// Among the programs that an interface has in a direction; `refused` is what EINVAL means.
+fn in_order(program: BorrowedFd<'_>, hook: &Hook, bpffs: &Bpffs, refused: &str) -> Result<OwnedFd, KernelError> {
     let Target::Interface { netns, ifindex, name, .. } = &hook.target else { return Err(wrong_target(hook)) };
     let (index, attach_type) = (*ifindex, hook.attach_type);
     let place = order::place(bpffs, hook)?;
     let target = LinkTarget::Ordered(index, order::beside(place.as_ref()));
     let result = netns::within(Some(netns), || link::create(program, target, attach_type, 0));
+    let kind = hook.kind;
     result.map_err(|e| match e.raw_os_error() {
         Some(libc::ERANGE) => KernelError::LimitReached {
-            what: format!("tcx on interface {name}"),
+            what: format!("{kind} on interface {name}"),
             limit: "the kernel takes 63 programs per interface and direction".into(),
         },
-        Some(libc::EINVAL) => KernelError::KernelUnsupported {
-            what: format!("tcx on interface {name}"),
-            why: "tcx came with Linux 6.6; use the kind tc".into(),
-        },
-        _ => interface_error("tcx", name, e),
+        // Netkit: no such device (ENXIO), or one that is the peer's (EACCES).
+        Some(libc::EINVAL) => unsupported(hook, refused),
+        Some(libc::ENXIO | libc::EACCES | libc::EOPNOTSUPP) if kind == Kind::Netkit => unsupported(hook, refused),
+        _ => interface_error(kind.row().name, name, e),
     })
+}
+
+fn unsupported(hook: &Hook, why: &str) -> KernelError {
+    KernelError::KernelUnsupported { what: format!("{} on {}", hook.kind, hook.target.display()), why: why.into() }
 }
 
 fn interface_error(what: &str, name: &str, error: io::Error) -> KernelError {
@@ -280,6 +305,27 @@ fn perf_link(program: BorrowedFd<'_>, event: &OwnedFd, hook: &Hook) -> Result<Ow
     )))
 }
 
+/// Most samples a second that the kernel takes of one CPU; it lowers the number by itself when they take too long.
+const MOST_SAMPLES: &str = "/proc/sys/kernel/perf_event_max_sample_rate";
+
+fn counter(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
+    let Target::CpuEvent { event, every, cpu } = &hook.target else { return Err(wrong_target(hook)) };
+    let opened = perf::counter(*event, *every, *cpu).map_err(|e| match (e.raw_os_error(), every) {
+        (Some(libc::ENOENT | libc::EOPNOTSUPP | libc::ENODEV), _) => {
+            unsupported(hook, "this machine's processor, or its virtual one, does not count that event")
+        }
+        (Some(libc::EINVAL), perf::Every::Frequency(_)) => {
+            let most = std::fs::read_to_string(MOST_SAMPLES).unwrap_or_default();
+            KernelError::LimitReached {
+                what: format!("{} on {}", hook.kind, hook.target.display()),
+                limit: format!("the node takes {} samples a second ({MOST_SAMPLES}); lower frequency", most.trim()),
+            }
+        }
+        _ => KernelError::Io { what: format!("{} on {}", hook.kind, hook.target.display()), source: e },
+    })?;
+    perf_link(program, &opened, hook)
+}
+
 fn raw_tracepoint(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
     let Target::Event(name) = &hook.target else { return Err(wrong_target(hook)) };
     link::raw_tracepoint(program, Some(name)).map_err(|e| match e.raw_os_error() {
@@ -298,19 +344,28 @@ fn loaded_target(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, Kernel
 /// Active security modules, as securityfs lists them.
 const SECURITY_MODULES: &str = "/sys/kernel/security/lsm";
 
-/// The kernel takes programs for security hooks also where it never calls them.
 fn lsm(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
-    let active = std::fs::read_to_string(SECURITY_MODULES).ok();
-    if active.as_deref().is_some_and(|active| !active.trim().split(',').any(|module| module == "bpf")) {
-        return Err(KernelError::KernelUnsupported {
-            what: format!("lsm on {}", hook.target.display()),
-            why: format!(
-                "the kernel was started without the security module bpf: add it to lsm= on its command line ({SECURITY_MODULES} has {})",
-                active.unwrap_or_default().trim()
-            ),
-        });
-    }
+    security_hooks_are_called(hook)?;
     loaded_target(program, hook)
+}
+
+fn lsm_cgroup(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
+    security_hooks_are_called(hook)?;
+    cgroup(program, hook)
+}
+
+/// The kernel takes programs for security hooks also where it never calls them.
+fn security_hooks_are_called(hook: &Hook) -> Result<(), KernelError> {
+    match std::fs::read_to_string(SECURITY_MODULES) {
+        Ok(active) if !active.trim().split(',').any(|module| module == "bpf") => Err(unsupported(
+            hook,
+            &format!(
+                "the kernel was started without the security module bpf: add it to lsm= on its command line ({SECURITY_MODULES} has {})",
+                active.trim()
+            ),
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn freplace(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
@@ -348,11 +403,20 @@ fn uprobe(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> 
 
 fn kprobe(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
     let Target::Function { name, offset } = &hook.target else { return Err(wrong_target(hook)) };
-    let event = probe_event("kprobe", hook, name, *offset).map_err(|e| match e {
+    probe_on(program, hook, name, *offset)
+}
+
+/// On a kernel function, or an instruction inside of it.
+fn probe_on(program: BorrowedFd<'_>, hook: &Hook, name: &str, offset: u64) -> Result<OwnedFd, KernelError> {
+    let event = probe_event("kprobe", hook, name, offset).map_err(|e| match e {
         ProbeError::NoPmu => no_pmu("kprobe", "CONFIG_KPROBE_EVENTS"),
         ProbeError::Open(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EINVAL | libc::EADDRNOTAVAIL)) => {
             KernelError::TargetNotFound {
-                target: format!("kernel function {}", hook.target.display()),
+                target: if offset == 0 {
+                    format!("kernel function {name}")
+                } else {
+                    format!("kernel function {name}+{offset:#x}")
+                },
                 why: format!("it does not exist or cannot be probed ({e}); /proc/kallsyms lists functions"),
             }
         }
@@ -371,7 +435,7 @@ enum ProbeError {
 }
 
 fn probe_event(pmu: &str, hook: &Hook, name: &str, offset: u64) -> Result<OwnedFd, ProbeError> {
-    let on_return = matches!(hook.kind, Kind::Uretprobe | Kind::Kretprobe);
+    let on_return = matches!(hook.kind, Kind::Uretprobe | Kind::Kretprobe | Kind::Kretsyscall);
     let device = Path::new("/sys/bus/event_source/devices").join(pmu);
     let read = |file: &str| std::fs::read_to_string(device.join(file));
     let event_type = read("type").ok().and_then(|t| t.trim().parse().ok()).ok_or(ProbeError::NoPmu)?;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use sha2::{Digest, Sha256};
 use skep_object::kind::{AttachTo, Kind, LoadAttributes};
 
+use crate::sys::perf;
+
 /// A hook, with its target found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hook {
@@ -25,8 +27,10 @@ pub struct Options {
     pub tc_priority: u16,
     /// netfilter only: where in the path of packets.
     pub netfilter: Option<Netfilter>,
-    /// tcx only: where among the programs of the interface and direction.
+    /// tcx and netkit: where among the programs of the interface and direction.
     pub order: Order,
+    /// lsmCgroup only: the function that stands for the security hook in the kernel's BTF.
+    pub security_hook: Option<String>,
 }
 
 /// Where among the programs of a hook a link goes when it is made.
@@ -157,6 +161,53 @@ pub enum Target {
         /// For people: library and symbol.
         name: String,
     },
+    /// Several places of one file, by one link.
+    Symbols {
+        /// As of a `Binary`.
+        path: PathBuf,
+        /// As of a `Binary`.
+        identity: String,
+        /// In ascending order.
+        offsets: Vec<u64>,
+        /// For people: library and symbols.
+        name: String,
+    },
+    /// Many functions of the kernel, by one link.
+    Functions(FunctionSet),
+    /// The function of a system call, by the call's name.
+    Syscall(String),
+    /// A counter of one CPU.
+    CpuEvent {
+        event: perf::Event,
+        every: perf::Every,
+        cpu: u32,
+    },
+}
+
+/// Functions of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FunctionSet {
+    Names(Vec<String>),
+    /// `*` stands for any characters, `?` for one.
+    Pattern(String),
+}
+
+impl FunctionSet {
+    fn identity(&self) -> String {
+        match self {
+            FunctionSet::Names(names) => format!("names:{}", names.join(",")),
+            FunctionSet::Pattern(pattern) => format!("pattern:{pattern}"),
+        }
+    }
+}
+
+/// The first of the names, and how many more there are.
+fn some_of(names: &[String]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => one.clone(),
+        [first, more @ ..] => format!("{first} and {} more", more.len()),
+    }
 }
 
 impl Target {
@@ -170,7 +221,11 @@ impl Target {
             Target::Function { name, offset: 0 } => name.clone(),
             Target::Function { name, offset } => format!("{name}+{offset:#x}"),
             Target::ProgramFunction { of, function, .. } => format!("{function} of EbpfProgram {of}"),
-            Target::Binary { name, .. } => name.clone(),
+            Target::Binary { name, .. } | Target::Symbols { name, .. } => name.clone(),
+            Target::Functions(FunctionSet::Pattern(pattern)) => pattern.clone(),
+            Target::Functions(FunctionSet::Names(names)) => some_of(names),
+            Target::Syscall(name) => name.clone(),
+            Target::CpuEvent { event, cpu, .. } => format!("{event} on CPU {cpu}"),
         }
     }
     /// What tells this target from all others, for good.
@@ -183,6 +238,10 @@ impl Target {
             Target::Function { name, offset } => format!("func:{name}:{offset}"),
             Target::ProgramFunction { program, function, .. } => format!("prog:{program}:{function}"),
             Target::Binary { identity, offset, .. } => format!("file:{identity}:{offset}"),
+            Target::Symbols { identity, offsets, .. } => format!("file:{identity}:{offsets:?}"),
+            Target::Functions(set) => set.identity(),
+            Target::Syscall(name) => format!("syscall:{name}"),
+            Target::CpuEvent { event, every, cpu } => format!("event:{}:{}:{every:?}:{cpu}", event.kind, event.config),
         }
     }
     /// The name that load-time attributes may hold on to.
@@ -197,7 +256,8 @@ impl Target {
 impl Hook {
     /// What must be fixed when a function from `section` is loaded for this hook.
     pub fn load_attributes(&self, section: &str) -> LoadAttributes {
-        let mut attributes = LoadAttributes::new(self.kind, self.attach_type, self.target.name(), section);
+        let name = self.options.security_hook.as_deref().unwrap_or(self.target.name());
+        let mut attributes = LoadAttributes::new(self.kind, self.attach_type, name, section);
         if let Target::ProgramFunction { program, function, .. } = &self.target {
             attributes.attach_to = AttachTo::ProgramFunction { program: *program, function: function.clone() };
         }
@@ -214,7 +274,7 @@ impl Hook {
     /// The name of the link's pin: a hash of the function, the hook, the target and every option that a link update
     /// cannot change. It says what should be there; whether it lives is the kernel's to say.
     pub fn link_name(&self, function: &str) -> String {
-        let Options { xdp_mode, tc_priority, netfilter, order } = &self.options;
+        let Options { xdp_mode, tc_priority, netfilter, order, security_hook } = &self.options;
         let mut text = format!(
             "{function}\n{}\n{}\n{}\n{xdp_mode:?}\n{tc_priority}\n{}",
             self.kind,
@@ -227,6 +287,7 @@ impl Hook {
             text.push_str(&format!("\n{family:?} {hook:?} {priority} {defragment}"));
         }
         text.extend(order.canonical().map(|order| format!("\n{order}")));
+        text.extend(security_hook.as_ref().map(|hook| format!("\n{hook}")));
         hex_prefix(text.as_bytes())
     }
 }

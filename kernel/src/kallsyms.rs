@@ -1,5 +1,5 @@
-//! Names of kernel functions by their addresses (/proc/kallsyms). Without CAP_SYSLOG all addresses are zero, and nothing is
-//! found.
+//! Names of kernel functions by their addresses, and which there are (/proc/kallsyms). Without CAP_SYSLOG all addresses are
+//! zero, and nothing is found.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -23,6 +23,19 @@ pub fn callees(immediates: &BTreeSet<i32>) -> io::Result<BTreeMap<i32, String>> 
             found.entry(*imm).or_insert_with(|| name.to_owned());
         }
         None::<()>
+    })?;
+    Ok(found)
+}
+
+/// Those of the names that the kernel has.
+pub fn present(names: &[String]) -> io::Result<BTreeSet<String>> {
+    let wanted: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+    let mut found = BTreeSet::new();
+    scan(|_, name| {
+        if wanted.contains(name) {
+            found.insert(name.to_owned());
+        }
+        (found.len() == wanted.len()).then_some(())
     })?;
     Ok(found)
 }

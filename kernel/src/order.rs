@@ -1,6 +1,6 @@
 //! The order of programs on a hook: where one goes that asks to stand before or after another of Skep's.
 //!
-//! Assumptions: tcx, the one kind so far whose links have an order that can be asked for (Linux 6.6).
+//! Assumptions: tcx and netkit, the kinds so far whose links have an order that can be asked for (Linux 6.6, 6.7).
 
 use std::os::fd::{AsFd, OwnedFd};
 

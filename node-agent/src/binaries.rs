@@ -9,7 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use object::read::ReadCache;
-use object::{Object, ObjectSegment, ObjectSymbol};
+use object::{Object, ObjectSegment, ObjectSymbol, SymbolKind};
+use wildmatch::WildMatch;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 use rustix::io::Errno;
@@ -51,16 +52,38 @@ impl Binaries for HostBinaries {
     }
 
     fn symbol(&self, binary: &Opened, symbol: &str) -> Result<u64, String> {
-        let file = File::open(binary.path()).map_err(|e| e.to_string())?;
-        let cache = ReadCache::new(file);
-        let elf = object::File::parse(&cache).map_err(|e| format!("it is not an ELF binary ({e})"))?;
-        let mut symbols = elf.dynamic_symbols().chain(elf.symbols());
-        let found = symbols.find(|s| s.is_definition() && s.name() == Ok(symbol));
-        let address = found.ok_or_else(|| format!("no symbol {symbol}"))?.address();
-        let segment = elf.segments().find(|s| (s.address()..s.address() + s.size()).contains(&address));
-        let segment = segment.ok_or_else(|| format!("symbol {symbol} lies outside of every segment"))?;
-        Ok(address - segment.address() + segment.file_range().0)
+        with_elf(binary, |elf| {
+            let mut symbols = elf.dynamic_symbols().chain(elf.symbols());
+            let found = symbols.find(|s| s.is_definition() && s.name() == Ok(symbol));
+            let address = found.ok_or_else(|| format!("no symbol {symbol}"))?.address();
+            file_offset(elf, address).ok_or_else(|| format!("symbol {symbol} lies outside of every segment"))
+        })
     }
+
+    fn functions(&self, binary: &Opened, pattern: &str) -> Result<Vec<u64>, String> {
+        let like = WildMatch::new(pattern);
+        with_elf(binary, |elf| {
+            let symbols = elf.dynamic_symbols().chain(elf.symbols());
+            let functions = symbols.filter(|s| s.is_definition() && s.kind() == SymbolKind::Text);
+            let alike = functions.filter(|s| s.name().is_ok_and(|name| like.matches(name)));
+            let offsets: Vec<u64> = alike.filter_map(|s| file_offset(elf, s.address())).collect();
+            if offsets.is_empty() { Err(format!("no function {pattern}")) } else { Ok(offsets) }
+        })
+    }
+}
+
+type Elf<'a> = object::File<'a, &'a ReadCache<File>>;
+
+fn with_elf<T>(binary: &Opened, look: impl FnOnce(&Elf<'_>) -> Result<T, String>) -> Result<T, String> {
+    let file = File::open(binary.path()).map_err(|e| e.to_string())?;
+    let cache = ReadCache::new(file);
+    let elf = object::File::parse(&cache).map_err(|e| format!("it is not an ELF binary ({e})"))?;
+    look(&elf)
+}
+
+fn file_offset(elf: &Elf<'_>, address: u64) -> Option<u64> {
+    let segment = elf.segments().find(|s| (s.address()..s.address() + s.size()).contains(&address))?;
+    Some(address - segment.address() + segment.file_range().0)
 }
 
 /// A regular file below a root, where links and `..` end; nothing of it is read, and no device is opened.
@@ -141,5 +164,15 @@ mod tests {
         let libc = HostBinaries.open(Path::new("/"), "libc.so.6").unwrap();
         assert!(HostBinaries.symbol(&libc, "malloc").unwrap() > 0);
         assert_eq!(HostBinaries.symbol(&libc, "no_such_symbol"), Err("no symbol no_such_symbol".into()));
+    }
+
+    #[test]
+    fn functions_are_found_by_pattern() {
+        let libc = HostBinaries.open(Path::new("/"), "libc.so.6").unwrap();
+        let malloc = HostBinaries.symbol(&libc, "malloc").unwrap();
+        assert!(HostBinaries.functions(&libc, "mal*").unwrap().contains(&malloc));
+        assert!(!HostBinaries.functions(&libc, "cal*").unwrap().contains(&malloc));
+        // Of data there is no function.
+        assert_eq!(HostBinaries.functions(&libc, "environ"), Err("no function environ".into()));
     }
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use skep_kernel::{netns, probe};
+use skep_kernel::{cpus, netns, probe};
 
 use crate::view::{Cgroup, ContainerView, Netns, NodeView, PodView};
 
@@ -72,6 +72,7 @@ pub fn view(host: &Path, pods: Option<&BTreeMap<String, PodRecord>>) -> NodeView
         host: netns(host),
         root: host_root(),
         cgroup_root,
+        cpus: cpus::online().unwrap_or_default(),
         pods_known: pods.is_some(),
         pods: pods.into_iter().flat_map(BTreeMap::values).map(|p| pod(p, &by_name)).collect(),
     }

@@ -403,9 +403,10 @@ fn finish(
     Ok(Passed { report, notices, left, seen: observed, cgroups: prepared.targets.cgroups.clone(), unheard })
 }
 
-/// Nobody tells when a file is replaced, or when somebody else's program moves in between two.
+/// Nobody tells when a file is replaced, a CPU comes, or when somebody else's program moves in between two.
 fn is_unheard(hook: &Hook) -> bool {
-    matches!(hook.target, Target::Binary { .. }) || matches!(hook.options.order, Order::Before(_) | Order::After(_))
+    matches!(hook.target, Target::Binary { .. } | Target::Symbols { .. } | Target::CpuEvent { .. })
+        || matches!(hook.options.order, Order::Before(_) | Order::After(_))
 }
 
 /// Pods come and go without a plan: the gates follow them.

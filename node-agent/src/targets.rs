@@ -2,6 +2,7 @@
 
 mod lookup;
 mod options;
+mod probes;
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -13,14 +14,18 @@ use skep_crds::cgroup::{Cgroups, OnCgroups};
 use skep_crds::netns::NetworkNamespaces;
 use skep_crds::network::{Direction, Interfaces, XdpMode as CrdXdpMode};
 use skep_crds::selector::PodSelector;
-use skep_crds::tracing::{TracedFunction, Uprobe};
+use skep_crds::tracing::{PerfEvent, TracedFunction};
 use skep_crds::{EbpfProgramSpec, Reason};
 use skep_kernel::hook::{Hook, Options, Target, XdpMode};
 use skep_object::kind::{Kind, attach as types};
 use wildmatch::WildMatch;
 
 pub use self::lookup::{Binaries, Functions, Lookup, NotOpened, Opened};
-use self::options::{netfilter, order, sock_addr_type, sock_type, sockopt_type, tc_type};
+use self::options::{
+    cpu_event, every, function_set, netfilter, netkit_type, order, security_hook, sock_addr_type, sock_type,
+    sockopt_type, tc_type,
+};
+use self::probes::{ManySymbols, OneSymbol};
 use crate::view::{Cgroup, Netns, NodeView, PodView};
 
 /// A function on a hook.
@@ -109,29 +114,39 @@ impl Entry<'_> {
                 let options = Options { tc_priority: a.priority.unwrap_or_default(), ..Options::default() };
                 self.interfaces(Kind::Tc, tc_type(a.direction), options, &a.interfaces);
             }
+            Attach::Netkit(a) => {
+                self.name(Kind::Netkit, Some(&format!("{:?}", a.sender)));
+                let options = Options { order: order(a.position.as_ref()), ..Options::default() };
+                self.interfaces(Kind::Netkit, netkit_type(a.sender), options, &a.interfaces);
+            }
             Attach::CgroupSkb(a) => {
                 self.name(Kind::CgroupSkb, Some(&format!("{:?}", a.direction)));
                 let attach_type = match a.direction {
                     Direction::Ingress => types::CGROUP_INET_INGRESS,
                     Direction::Egress => types::CGROUP_INET_EGRESS,
                 };
-                self.cgroups(Kind::CgroupSkb, attach_type, &a.cgroups);
+                self.cgroups(Kind::CgroupSkb, attach_type, Options::default(), &a.cgroups);
             }
             Attach::CgroupSockAddr(a) => {
                 self.name(Kind::CgroupSockAddr, Some(&format!("{:?}", a.hook)));
-                self.cgroups(Kind::CgroupSockAddr, sock_addr_type(a.hook), &a.cgroups);
+                self.cgroups(Kind::CgroupSockAddr, sock_addr_type(a.hook), Options::default(), &a.cgroups);
             }
             Attach::CgroupSock(a) => {
                 self.name(Kind::CgroupSock, Some(&format!("{:?}", a.hook)));
-                self.cgroups(Kind::CgroupSock, sock_type(a.hook), &a.cgroups);
+                self.cgroups(Kind::CgroupSock, sock_type(a.hook), Options::default(), &a.cgroups);
             }
             Attach::CgroupSockopt(a) => {
                 self.name(Kind::CgroupSockopt, Some(&format!("{:?}", a.hook)));
-                self.cgroups(Kind::CgroupSockopt, sockopt_type(a.hook), &a.cgroups);
+                self.cgroups(Kind::CgroupSockopt, sockopt_type(a.hook), Options::default(), &a.cgroups);
             }
             Attach::CgroupSysctl(a) => self.on_cgroups(Kind::CgroupSysctl, a),
             Attach::CgroupDevice(a) => self.on_cgroups(Kind::CgroupDevice, a),
             Attach::SockOps(a) => self.on_cgroups(Kind::SockOps, a),
+            Attach::LsmCgroup(a) => {
+                self.name(Kind::LsmCgroup, Some(&a.hook));
+                let options = Options { security_hook: Some(security_hook(&a.hook)), ..Options::default() };
+                self.cgroups(Kind::LsmCgroup, types::LSM_CGROUP, options, &a.cgroups);
+            }
             Attach::SkLookup(a) => {
                 self.name(Kind::SkLookup, None);
                 self.network_namespaces(Kind::SkLookup, Options::default(), &a.network_namespaces);
@@ -153,11 +168,25 @@ impl Entry<'_> {
             Attach::Fentry(a) => self.traced(Kind::Fentry, a, functions),
             Attach::Fexit(a) => self.traced(Kind::Fexit, a, functions),
             Attach::FmodRet(a) => self.fixed(Kind::FmodRet, function(&a.function, 0)),
-            // The function that stands for the hook in the kernel's BTF.
-            Attach::Lsm(a) => self.fixed(Kind::Lsm, function(&format!("bpf_lsm_{}", a.hook), 0)),
+            Attach::Lsm(a) => self.fixed(Kind::Lsm, function(&security_hook(&a.hook), 0)),
             Attach::Freplace(a) => self.program_function(Kind::Freplace, &a.ebpf_program, &a.function, functions),
-            Attach::Uprobe(a) => self.binary(Kind::Uprobe, a, binaries),
-            Attach::Uretprobe(a) => self.binary(Kind::Uretprobe, a, binaries),
+            Attach::KprobeMulti(a) => {
+                let attach_type =
+                    if a.session == Some(true) { types::TRACE_KPROBE_SESSION } else { types::TRACE_KPROBE_MULTI };
+                self.name(Kind::KprobeMulti, None);
+                let target = Target::Functions(function_set(&a.functions));
+                self.hook(Kind::KprobeMulti, attach_type, Options::default(), None, target);
+            }
+            Attach::KretprobeMulti(a) => {
+                self.fixed(Kind::KretprobeMulti, Target::Functions(function_set(&a.functions)));
+            }
+            Attach::Ksyscall(a) => self.fixed(Kind::Ksyscall, Target::Syscall(a.syscall.clone())),
+            Attach::Kretsyscall(a) => self.fixed(Kind::Kretsyscall, Target::Syscall(a.syscall.clone())),
+            Attach::PerfEvent(a) => self.counters(a),
+            Attach::Uprobe(a) => self.binary(Kind::Uprobe, &OneSymbol(a), binaries),
+            Attach::Uretprobe(a) => self.binary(Kind::Uretprobe, &OneSymbol(a), binaries),
+            Attach::UprobeMulti(a) => self.binary(Kind::UprobeMulti, &ManySymbols::entries(a), binaries),
+            Attach::UretprobeMulti(a) => self.binary(Kind::UretprobeMulti, &ManySymbols::returns(a), binaries),
         }
     }
 
@@ -192,6 +221,20 @@ impl Entry<'_> {
     fn fixed(&mut self, kind: Kind, target: Target) {
         self.name(kind, None);
         self.hook(kind, kind.row().attach_type, Options::default(), None, target);
+    }
+
+    /// On each CPU.
+    fn counters(&mut self, a: &PerfEvent) {
+        let (event, every) = (cpu_event(a.event), every(a));
+        self.name(Kind::PerfEvent, Some(event.name));
+        if a.pods.is_some() && !self.view.pods_known {
+            self.found.waits_for_pods = true;
+        }
+        for cpu in &self.view.cpus {
+            let gate = a.pods.as_ref().map(gate_name);
+            let target = Target::CpuEvent { event, every, cpu: *cpu };
+            self.hook(Kind::PerfEvent, types::PERF_EVENT, Options::default(), gate, target);
+        }
     }
 
     fn traced(&mut self, kind: Kind, traced: &TracedFunction, functions: &dyn Functions) {
@@ -268,10 +311,10 @@ impl Entry<'_> {
 
     fn on_cgroups(&mut self, kind: Kind, a: &OnCgroups) {
         self.name(kind, None);
-        self.cgroups(kind, kind.row().attach_type, &a.cgroups);
+        self.cgroups(kind, kind.row().attach_type, Options::default(), &a.cgroups);
     }
 
-    fn cgroups(&mut self, kind: Kind, attach_type: u32, cgroups: &Cgroups) {
+    fn cgroups(&mut self, kind: Kind, attach_type: u32, options: Options, cgroups: &Cgroups) {
         let selected: Vec<Cgroup> = match cgroups {
             Cgroups::Path(path) => {
                 let Some(root) = &self.view.cgroup_root else {
@@ -300,7 +343,7 @@ impl Entry<'_> {
             Cgroups::Pods(pods) => self.pod_cgroups(pods),
         };
         for Cgroup { path, id } in selected {
-            self.hook(kind, attach_type, Options::default(), None, Target::Cgroup { path, id });
+            self.hook(kind, attach_type, options.clone(), None, Target::Cgroup { path, id });
         }
     }
 
@@ -326,98 +369,6 @@ impl Entry<'_> {
         let own = self.view.pods.iter().filter(|p| p.namespace == self.namespace);
         own.filter(|p| selector.selector.matches(&p.labels)).cloned().collect()
     }
-
-    fn binary(&mut self, kind: Kind, probe: &Uprobe, binaries: &dyn Binaries) {
-        let shown = match (&probe.symbol, probe.offset) {
-            (Some(symbol), None) => format!("{}:{symbol}", probe.binary),
-            (Some(symbol), Some(offset)) => format!("{}:{symbol}+{offset:#x}", probe.binary),
-            (None, offset) => format!("{}:{:#x}", probe.binary, offset.unwrap_or_default()),
-        };
-        self.name(kind, None);
-        let places = match &probe.pods {
-            None => match &self.view.root {
-                Some(root) => vec![Place { root: root.clone(), owner: None }],
-                None => return self.missing(shown, "the node's root cannot be looked into"),
-            },
-            Some(pods) => self.containers(pods),
-        };
-        let (mut opened, mut absent) = (Vec::new(), Vec::new());
-        for place in places {
-            match binaries.open(&place.root, &probe.binary) {
-                Ok(binary) => opened.push((place.owner, binary)),
-                Err(NotOpened::NoFile(why)) => absent.push((place.owner, why)),
-                Err(NotOpened::NoRoot) => {}
-            }
-        }
-        // Some may be without: beside those that have the file, they have no target.
-        if let (true, Some((_, why))) = (opened.is_empty(), absent.first()) {
-            let owners = absent.iter().filter_map(|(owner, _)| owner.as_deref());
-            self.missing(shown.clone(), format!("{why}{}", within(owners)));
-        }
-        self.probes(kind, probe, &shown, opened, binaries);
-    }
-
-    fn probes(
-        &mut self,
-        kind: Kind,
-        probe: &Uprobe,
-        shown: &str,
-        opened: Vec<(Option<String>, Opened)>,
-        binaries: &dyn Binaries,
-    ) {
-        let gate = probe.pods.as_ref().map(gate_name);
-        // Containers of one image share the file: it is looked into once.
-        let mut seen = BTreeSet::new();
-        for (owner, binary) in opened {
-            if !seen.insert(binary.identity.clone()) {
-                continue;
-            }
-            let base = probe.symbol.as_ref().map_or(Ok(0), |symbol| binaries.symbol(&binary, symbol));
-            match base {
-                Ok(base) => {
-                    let offset = base + probe.offset.unwrap_or_default() as u64;
-                    let (path, identity) = (binary.path(), binary.identity);
-                    let target = Target::Binary { path, identity, offset, name: shown.to_owned() };
-                    self.hook(kind, kind.row().attach_type, Options::default(), gate.clone(), target);
-                    if let Some(hook) = self.found.hooks.last_mut() {
-                        hook.file = Some(binary.file);
-                    }
-                }
-                Err(why) => {
-                    self.missing(shown, format!("{}: {why}{}", probe.binary, within(owner.as_deref().into_iter())))
-                }
-            }
-        }
-    }
-
-    fn containers(&mut self, pods: &PodSelector) -> Vec<Place> {
-        let wanted = |name: &String| pods.containers.as_ref().is_none_or(|names| names.contains(name));
-        let mut places = Vec::new();
-        for pod in self.pods(pods) {
-            let owner = format!("pod {}/{}", pod.namespace, pod.name);
-            let roots = pod.containers.iter().filter(|c| wanted(&c.name)).map(|c| format!("/proc/{}/root", c.pid));
-            places.extend(roots.map(|root| Place { root: root.into(), owner: Some(owner.clone()) }));
-        }
-        places
-    }
-}
-
-/// Where a binary is looked for.
-struct Place {
-    root: PathBuf,
-    /// For people: the pod; none on the node itself.
-    owner: Option<String>,
-}
-
-/// ` in` and at most three of the names; nothing if there are none.
-fn within<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let names: BTreeSet<&str> = names.collect();
-    let shown: Vec<&str> = names.iter().take(3).copied().collect();
-    match (shown.len(), names.len() - shown.len()) {
-        (0, _) => String::new(),
-        (_, 0) => format!(" in {}", shown.join(", ")),
-        (_, more) => format!(" in {} and {more} more", shown.join(", ")),
-    }
 }
 
 /// A gate lets a probe count for the processes of selected containers only: containers of one image share the file.
@@ -430,6 +381,9 @@ pub fn gate_name(pods: &PodSelector) -> String {
 pub fn gates(spec: &EbpfProgramSpec, namespace: &str, view: &NodeView) -> std::collections::BTreeMap<String, Vec<u64>> {
     let probes = spec.programs.iter().flat_map(|p| &p.attach).filter_map(|a| match a {
         Attach::Uprobe(probe) | Attach::Uretprobe(probe) => probe.pods.as_ref(),
+        Attach::UprobeMulti(probe) => probe.pods.as_ref(),
+        Attach::UretprobeMulti(probe) => probe.pods.as_ref(),
+        Attach::PerfEvent(event) => event.pods.as_ref(),
         _ => None,
     });
     probes

@@ -14,6 +14,8 @@ pub struct NodeView {
     pub root: Option<PathBuf>,
     /// Where the cgroup v2 hierarchy is mounted.
     pub cgroup_root: Option<PathBuf>,
+    /// Those that run.
+    pub cpus: Vec<u32>,
     pub pods: Vec<PodView>,
     /// False until the first list of pods came: then pods are unknown, not absent.
     pub pods_known: bool,

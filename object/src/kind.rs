@@ -7,6 +7,7 @@ pub enum Kind {
     Xdp,
     Tcx,
     Tc,
+    Netkit,
     CgroupSkb,
     CgroupSockAddr,
     CgroupSock,
@@ -14,16 +15,24 @@ pub enum Kind {
     CgroupSysctl,
     CgroupDevice,
     SockOps,
+    LsmCgroup,
     SkLookup,
     FlowDissector,
     Netfilter,
     Tracepoint,
     RawTracepoint,
     BtfTracepoint,
+    PerfEvent,
     Uprobe,
     Uretprobe,
+    UprobeMulti,
+    UretprobeMulti,
     Kprobe,
     Kretprobe,
+    KprobeMulti,
+    KretprobeMulti,
+    Ksyscall,
+    Kretsyscall,
     Fentry,
     Fexit,
     FmodRet,
@@ -56,8 +65,14 @@ pub enum TargetClass {
     Event,
     /// A kernel function, with an offset for kprobes; or a function of another program.
     Function,
-    /// A file and an offset in it.
+    /// A file and an offset in it, or several.
     Binary,
+    /// A counter of each CPU.
+    Cpu,
+    /// Functions of the kernel.
+    Functions,
+    /// A system call.
+    Syscall,
 }
 
 /// What of the attach point the kernel wants to know when the program is loaded.
@@ -110,6 +125,7 @@ mod program {
     pub const SCHED_CLS: u32 = 3;
     pub const TRACEPOINT: u32 = 5;
     pub const XDP: u32 = 6;
+    pub const PERF_EVENT: u32 = 7;
     pub const CGROUP_SKB: u32 = 8;
     pub const CGROUP_SOCK: u32 = 9;
     pub const SOCK_OPS: u32 = 13;
@@ -118,6 +134,7 @@ mod program {
     pub const CGROUP_SOCK_ADDR: u32 = 18;
     pub const FLOW_DISSECTOR: u32 = 22;
     pub const CGROUP_SYSCTL: u32 = 23;
+    pub const RAW_TRACEPOINT_WRITABLE: u32 = 24;
     pub const CGROUP_SOCKOPT: u32 = 25;
     pub const TRACING: u32 = 26;
     pub const EXT: u32 = 28;
@@ -142,17 +159,25 @@ pub mod attach {
     pub const SK_LOOKUP: u32 = 36;
     pub const XDP: u32 = 37;
     pub const PERF_EVENT: u32 = 41;
+    pub const TRACE_KPROBE_MULTI: u32 = 42;
+    pub const LSM_CGROUP: u32 = 43;
     pub const NETFILTER: u32 = 45;
     pub const TCX_INGRESS: u32 = 46;
     pub const TCX_EGRESS: u32 = 47;
+    pub const TRACE_UPROBE_MULTI: u32 = 48;
+    pub const NETKIT_PRIMARY: u32 = 54;
+    pub const NETKIT_PEER: u32 = 55;
+    pub const TRACE_KPROBE_SESSION: u32 = 56;
+    pub const TRACE_UPROBE_SESSION: u32 = 57;
 }
 
 /// The table.
 #[rustfmt::skip] // one row, one line
-pub static KINDS: [Row; 25] = [
+pub static KINDS: [Row; 34] = [
     row(Kind::Xdp, "xdp", &["xdp", "xdp.frags"], program::XDP, attach::XDP, LoadTime::AttachType, TargetClass::Interface, UpdateWay::Swap, FLOOR),
     row(Kind::Tcx, "tcx", &["tcx", "tc", "classifier"], program::SCHED_CLS, 0, LoadTime::Nothing, TargetClass::Interface, UpdateWay::Swap, Release(6, 6)),
     row(Kind::Tc, "tc", &["tc", "classifier", "tcx"], program::SCHED_CLS, 0, LoadTime::Nothing, TargetClass::Interface, UpdateWay::Swap, FLOOR),
+    row(Kind::Netkit, "netkit", &["netkit", "tc", "classifier", "tcx"], program::SCHED_CLS, 0, LoadTime::Nothing, TargetClass::Interface, UpdateWay::Swap, Release(6, 7)),
     row(Kind::CgroupSkb, "cgroupSkb", &["cgroup_skb", "cgroup"], program::CGROUP_SKB, 0, LoadTime::AttachType, TargetClass::Cgroup, UpdateWay::Swap, FLOOR),
     row(Kind::CgroupSockAddr, "cgroupSockAddr", &["cgroup"], program::CGROUP_SOCK_ADDR, 0, LoadTime::AttachType, TargetClass::Cgroup, UpdateWay::Swap, FLOOR),
     row(Kind::CgroupSock, "cgroupSock", &["cgroup"], program::CGROUP_SOCK, 0, LoadTime::AttachType, TargetClass::Cgroup, UpdateWay::Swap, FLOOR),
@@ -160,16 +185,24 @@ pub static KINDS: [Row; 25] = [
     row(Kind::CgroupSysctl, "cgroupSysctl", &["cgroup"], program::CGROUP_SYSCTL, attach::CGROUP_SYSCTL, LoadTime::AttachType, TargetClass::Cgroup, UpdateWay::Swap, FLOOR),
     row(Kind::CgroupDevice, "cgroupDevice", &["cgroup"], program::CGROUP_DEVICE, attach::CGROUP_DEVICE, LoadTime::AttachType, TargetClass::Cgroup, UpdateWay::Swap, FLOOR),
     row(Kind::SockOps, "sockOps", &["sockops"], program::SOCK_OPS, attach::CGROUP_SOCK_OPS, LoadTime::AttachType, TargetClass::Cgroup, UpdateWay::Swap, FLOOR),
+    row(Kind::LsmCgroup, "lsmCgroup", &["lsm_cgroup"], program::LSM, attach::LSM_CGROUP, LoadTime::BtfFunction, TargetClass::Cgroup, UpdateWay::Swap, Release(6, 0)),
     row(Kind::SkLookup, "skLookup", &["sk_lookup"], program::SK_LOOKUP, attach::SK_LOOKUP, LoadTime::AttachType, TargetClass::NetworkNamespace, UpdateWay::Swap, FLOOR),
     row(Kind::FlowDissector, "flowDissector", &["flow_dissector"], program::FLOW_DISSECTOR, attach::FLOW_DISSECTOR, LoadTime::AttachType, TargetClass::NetworkNamespace, UpdateWay::Swap, FLOOR),
     row(Kind::Netfilter, "netfilter", &["netfilter"], program::NETFILTER, attach::NETFILTER, LoadTime::AttachType, TargetClass::NetworkNamespace, UpdateWay::BesideNeighbour, Release(6, 4)),
     row(Kind::Tracepoint, "tracepoint", &["tracepoint", "tp"], program::TRACEPOINT, attach::PERF_EVENT, LoadTime::Nothing, TargetClass::Event, UpdateWay::Beside, FLOOR),
-    row(Kind::RawTracepoint, "rawTracepoint", &["raw_tracepoint", "raw_tp"], program::RAW_TRACEPOINT, 0, LoadTime::Nothing, TargetClass::Event, UpdateWay::Beside, FLOOR),
+    row(Kind::RawTracepoint, "rawTracepoint", &["raw_tracepoint", "raw_tp", "raw_tracepoint.w", "raw_tp.w"], program::RAW_TRACEPOINT, 0, LoadTime::Nothing, TargetClass::Event, UpdateWay::Beside, FLOOR),
     row(Kind::BtfTracepoint, "btfTracepoint", &["tp_btf"], program::TRACING, attach::TRACE_RAW_TP, LoadTime::BtfTracepoint, TargetClass::Event, UpdateWay::Beside, FLOOR),
+    row(Kind::PerfEvent, "perfEvent", &["perf_event"], program::PERF_EVENT, attach::PERF_EVENT, LoadTime::Nothing, TargetClass::Cpu, UpdateWay::Beside, FLOOR),
     row(Kind::Uprobe, "uprobe", &["uprobe", "uprobe.s"], program::KPROBE, attach::PERF_EVENT, LoadTime::Nothing, TargetClass::Binary, UpdateWay::Beside, FLOOR),
     row(Kind::Uretprobe, "uretprobe", &["uretprobe", "uretprobe.s"], program::KPROBE, attach::PERF_EVENT, LoadTime::Nothing, TargetClass::Binary, UpdateWay::Beside, FLOOR),
+    row(Kind::UprobeMulti, "uprobeMulti", &["uprobe.multi", "uprobe.multi.s", "uprobe.session", "uprobe.session.s"], program::KPROBE, 0, LoadTime::AttachType, TargetClass::Binary, UpdateWay::Beside, Release(6, 6)),
+    row(Kind::UretprobeMulti, "uretprobeMulti", &["uretprobe.multi", "uretprobe.multi.s"], program::KPROBE, attach::TRACE_UPROBE_MULTI, LoadTime::AttachType, TargetClass::Binary, UpdateWay::Beside, Release(6, 6)),
     row(Kind::Kprobe, "kprobe", &["kprobe"], program::KPROBE, attach::PERF_EVENT, LoadTime::Nothing, TargetClass::Function, UpdateWay::Beside, FLOOR),
     row(Kind::Kretprobe, "kretprobe", &["kretprobe"], program::KPROBE, attach::PERF_EVENT, LoadTime::Nothing, TargetClass::Function, UpdateWay::Beside, FLOOR),
+    row(Kind::KprobeMulti, "kprobeMulti", &["kprobe.multi", "kprobe.session"], program::KPROBE, 0, LoadTime::AttachType, TargetClass::Functions, UpdateWay::Beside, Release(5, 18)),
+    row(Kind::KretprobeMulti, "kretprobeMulti", &["kretprobe.multi"], program::KPROBE, attach::TRACE_KPROBE_MULTI, LoadTime::AttachType, TargetClass::Functions, UpdateWay::Beside, Release(5, 18)),
+    row(Kind::Ksyscall, "ksyscall", &["ksyscall"], program::KPROBE, attach::PERF_EVENT, LoadTime::Nothing, TargetClass::Syscall, UpdateWay::Beside, FLOOR),
+    row(Kind::Kretsyscall, "kretsyscall", &["kretsyscall"], program::KPROBE, attach::PERF_EVENT, LoadTime::Nothing, TargetClass::Syscall, UpdateWay::Beside, FLOOR),
     row(Kind::Fentry, "fentry", &["fentry", "fentry.s"], program::TRACING, attach::TRACE_FENTRY, LoadTime::BtfFunction, TargetClass::Function, UpdateWay::Beside, FLOOR),
     row(Kind::Fexit, "fexit", &["fexit", "fexit.s"], program::TRACING, attach::TRACE_FEXIT, LoadTime::BtfFunction, TargetClass::Function, UpdateWay::Beside, FLOOR),
     row(Kind::FmodRet, "fmodRet", &["fmod_ret", "fmod_ret.s"], program::TRACING, attach::MODIFY_RETURN, LoadTime::BtfFunction, TargetClass::Function, UpdateWay::Beside, FLOOR),
@@ -324,8 +357,10 @@ impl LoadAttributes {
             LoadTime::BtfTracepoint => AttachTo::Tracepoint(target.to_owned()),
             LoadTime::Nothing | LoadTime::AttachType => AttachTo::Nothing,
         };
+        // One that may write to what it is given is of a type of its own.
+        let writable = kind == Kind::RawTracepoint && head.ends_with(".w");
         LoadAttributes {
-            program_type: row.program_type,
+            program_type: if writable { program::RAW_TRACEPOINT_WRITABLE } else { row.program_type },
             expected_attach_type,
             flags,
             attach_to,

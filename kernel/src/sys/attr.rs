@@ -165,8 +165,8 @@ pub(super) struct LinkCreate {
     pub attach_type: u32,
     pub flags: u32,
     /// netfilter: family, hook, priority, flags; tcx: the link beside which it goes, 0, expected revision (8 bytes);
-    /// iterators: the address (8 bytes) and the length of what they go through.
-    pub extra: [u32; 4],
+    /// iterators: the address (8 bytes) and the length of what they go through; probes on many places: see `link`.
+    pub extra: [u32; 12],
 }
 
 #[repr(C)]

@@ -1,6 +1,6 @@
 //! Links.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -21,6 +21,10 @@ pub enum LinkTarget<'a> {
     Netfilter(NetfilterAt),
     /// A function of a program, by its BTF id there.
     Function(BorrowedFd<'a>, u32),
+    /// Functions of the kernel by name; at their return.
+    Functions(&'a [CString], bool),
+    /// Offsets in a file; at the return of the functions there.
+    Offsets(&'a CStr, &'a [u64], bool),
     /// All elements of a map, for a program that is an iterator.
     Elements(BorrowedFd<'a>),
     /// The program was loaded for its target; nothing more to say.
@@ -65,6 +69,7 @@ pub fn create(program: BorrowedFd<'_>, target: LinkTarget<'_>, attach_type: u32,
     let mut attr = LinkCreate { prog_fd: raw(program), attach_type, flags, ..LinkCreate::default() };
     // union bpf_iter_link_info, of which a map's descriptor is the first word.
     let mut iterated = [0u32; 4];
+    let mut symbols: Vec<u64> = Vec::new();
     match target {
         LinkTarget::Fd(fd) => attr.target = raw(fd),
         LinkTarget::Interface(index) => attr.target = index,
@@ -80,7 +85,12 @@ pub fn create(program: BorrowedFd<'_>, target: LinkTarget<'_>, attach_type: u32,
         }
         LinkTarget::Netfilter(at) => {
             let priority = at.priority.cast_unsigned();
-            attr.extra = [at.family, at.hook, priority, if at.defragment { DEFRAGMENT } else { 0 }];
+            attr.extra[..4].copy_from_slice(&[
+                at.family,
+                at.hook,
+                priority,
+                if at.defragment { DEFRAGMENT } else { 0 },
+            ]);
         }
         LinkTarget::Function(target, btf_id) => {
             attr.target = raw(target);
@@ -88,12 +98,31 @@ pub fn create(program: BorrowedFd<'_>, target: LinkTarget<'_>, attach_type: u32,
         }
         LinkTarget::Elements(map) => {
             iterated[0] = raw(map);
-            let at = iterated.as_mut_ptr() as u64;
-            attr.extra = [at as u32, (at >> 32) as u32, size_of_val(&iterated) as u32, 0];
+            attr.extra[..2].copy_from_slice(&halves(iterated.as_mut_ptr() as u64));
+            attr.extra[2] = size_of_val(&iterated) as u32;
+        }
+        // link_create.kprobe_multi: flags, cnt, syms.
+        LinkTarget::Functions(names, on_return) => {
+            symbols.extend(names.iter().map(|name| name.as_ptr() as u64));
+            attr.extra[0] = u32::from(on_return);
+            attr.extra[1] = names.len() as u32;
+            attr.extra[2..4].copy_from_slice(&halves(symbols.as_ptr() as u64));
+        }
+        // link_create.uprobe_multi: path, offsets, ref_ctr_offsets, cookies, cnt, flags, pid.
+        LinkTarget::Offsets(path, offsets, on_return) => {
+            attr.extra[..2].copy_from_slice(&halves(path.as_ptr() as u64));
+            attr.extra[2..4].copy_from_slice(&halves(offsets.as_ptr() as u64));
+            attr.extra[8] = offsets.len() as u32;
+            attr.extra[9] = u32::from(on_return);
         }
         LinkTarget::Loaded => {}
     }
     bpf_fd(Command::LinkCreate, &mut attr)
+}
+
+/// An address as two words, the lower first.
+fn halves(address: u64) -> [u32; 2] {
+    [address as u32, (address >> 32) as u32]
 }
 
 /// What an iterator writes, to be read as a file.
@@ -138,6 +167,7 @@ pub enum LinkKind {
     Xdp {
         ifindex: u32,
     },
+    /// Or netkit.
     Tcx {
         ifindex: u32,
         attach_type: u32,
@@ -186,6 +216,7 @@ mod link_type {
     pub const XDP: u32 = 6;
     pub const NETFILTER: u32 = 10;
     pub const TCX: u32 = 11;
+    pub const NETKIT: u32 = 13;
 }
 
 /// What the kernel says of the link.
@@ -204,7 +235,7 @@ pub fn info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     info_by_fd(fd, &mut r)?;
     let kind = match r.link_type {
         link_type::XDP => LinkKind::Xdp { ifindex: r.words[0] },
-        link_type::TCX => LinkKind::Tcx { ifindex: r.words[0], attach_type: r.words[1] },
+        link_type::TCX | link_type::NETKIT => LinkKind::Tcx { ifindex: r.words[0], attach_type: r.words[1] },
         link_type::CGROUP => {
             LinkKind::Cgroup { id: u64::from(r.words[0]) | u64::from(r.words[1]) << 32, attach_type: r.words[2] }
         }

@@ -1,6 +1,7 @@
 //! Perf events, as far as programs are attached through them, or write to them.
 
 use std::ffi::CString;
+use std::fmt;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
@@ -19,6 +20,51 @@ struct PerfEventAttr {
     breakpoint_type: u32,
     config1: u64,
     config2: u64,
+}
+
+/// What a CPU counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// PERF_TYPE_*.
+    pub kind: u32,
+    /// PERF_COUNT_*.
+    pub config: u64,
+    /// For people.
+    pub name: &'static str,
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// How often a counter lets a program run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Every {
+    /// So many events.
+    Period(u64),
+    /// So many times a second, as near as the kernel comes to that.
+    Frequency(u64),
+}
+
+/// The bit of `flags` that makes `sample_period` a frequency.
+const FREQUENCY: u64 = 1 << 10;
+
+/// A counter of one CPU, whatever runs there.
+pub fn counter(event: Event, every: Every, cpu: u32) -> io::Result<OwnedFd> {
+    let (sample_period, flags) = match every {
+        Every::Period(events) => (events, 0),
+        Every::Frequency(hertz) => (hertz, FREQUENCY),
+    };
+    let mut attr = PerfEventAttr {
+        event_type: event.kind,
+        config: event.config,
+        sample_period,
+        flags,
+        ..PerfEventAttr::default()
+    };
+    open(&mut attr, cpu)
 }
 
 const PERF_TYPE_SOFTWARE: u32 = 1;

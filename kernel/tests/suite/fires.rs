@@ -2,19 +2,21 @@
 //! right way.
 
 use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use serde_json::json;
-use skep_kernel::hook::{Hook, Target};
+use skep_kernel::hook::{FunctionSet, Hook, Target};
 use skep_kernel::seam::Kernel;
 use skep_object::kind::{Kind, attach};
 
 use super::fixture::{Fixture, at, hook, local_in, object, request, run};
 
-/// Attaches, triggers, detaches, triggers: the counter moves once, by at least `expect`.
-fn fires(fixture: &Fixture, source: &str, function: &str, slot: u32, hook: &Hook, trigger: impl Fn()) {
+/// Attaches, triggers, detaches, triggers: the counter moves once; by how much.
+fn fires(fixture: &Fixture, source: &str, function: &str, slot: u32, hook: &Hook, trigger: impl Fn()) -> u64 {
     let object = object(source);
-    let globals: &[_] = if source == "trace" { &[("tgid", json!(std::process::id()))] } else { &[] };
+    let globals: &[_] =
+        if ["trace", "probes"].contains(&source) { &[("tgid", json!(std::process::id()))] } else { &[] };
     let request = request(&object, &[(function, hook)], globals);
     fixture.load("l1", &request);
     trigger();
@@ -32,15 +34,28 @@ fn fires(fixture: &Fixture, source: &str, function: &str, slot: u32, hook: &Hook
     let before = fixture.hits("l1", slot);
     trigger();
     assert_eq!(fixture.hits("l1", slot), before, "{function} fired after it was detached");
+    counted
 }
 
-/// Either it fires, or it is refused with `reason` because `has` says that this kernel lacks it.
-fn fires_or(fixture: &Fixture, has: bool, reason: &str, function: &str, slot: u32, hook: &Hook, trigger: impl Fn()) {
+/// A kernel that has all of a hook's kind.
+fn must_fire() -> bool {
+    std::env::var_os("SKEP_TEST_MUST_FIRE").is_some()
+}
+
+/// Either it fires, or it is refused with `reason` because `has` says that this kernel lacks it; how often it fired.
+fn fires_or(
+    fixture: &Fixture,
+    (has, reason): (bool, &str),
+    source: &str,
+    (function, slot): (&str, u32),
+    hook: &Hook,
+    trigger: impl Fn(),
+) -> Option<u64> {
     // On a kernel that is known to have everything a refusal is a failure.
-    if has || std::env::var_os("SKEP_TEST_MUST_FIRE").is_some() {
-        return fires(fixture, "trace", function, slot, hook, trigger);
+    if has || must_fire() {
+        return Some(fires(fixture, source, function, slot, hook, trigger));
     }
-    let request = request(&object("trace"), &[(function, hook)], &[]);
+    let request = request(&object(source), &[(function, hook)], &[]);
     let refused = fixture
         .host
         .load(&fixture.uid, "l1", &request)
@@ -48,6 +63,7 @@ fn fires_or(fixture: &Fixture, has: bool, reason: &str, function: &str, slot: u3
     let error = refused.unwrap_err();
     assert_eq!(error.reason(), reason, "{error}");
     println!("{}: refused here as it should be: {error}", hook.kind);
+    None
 }
 
 fn getppid() {
@@ -253,15 +269,35 @@ pub extern "C" fn probed(x: u64) -> u64 {
     std::hint::black_box(x) + 1
 }
 
+#[inline(never)]
+extern "C" fn probed_too(x: u64) -> u64 {
+    std::hint::black_box(x) * 3
+}
+
 fn call_probed() {
     for i in 0..5 {
         std::hint::black_box(probed(i));
+        std::hint::black_box(probed_too(i));
     }
 }
 
 /// This process's own function, as a file and an offset in it.
 pub fn probed_target() -> Target {
-    let address = probed as *const () as usize;
+    let (path, offset) = place_of(probed);
+    let identity = skep_kernel::attach::file_identity(&path).unwrap();
+    Target::Binary { path, identity, offset, name: "probed".into() }
+}
+
+/// Two of this process's own functions.
+fn both_probed() -> Target {
+    let ((path, first), (_, second)) = (place_of(probed), place_of(probed_too));
+    let identity = skep_kernel::attach::file_identity(&path).unwrap();
+    let offsets = vec![first.min(second), first.max(second)];
+    Target::Symbols { path, identity, offsets, name: "probed*".into() }
+}
+
+fn place_of(function: extern "C" fn(u64) -> u64) -> (std::path::PathBuf, u64) {
+    let address = function as *const () as usize;
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let line = maps
         .lines()
@@ -273,9 +309,7 @@ pub fn probed_target() -> Target {
     let columns: Vec<&str> = line.split_whitespace().collect();
     let start = usize::from_str_radix(columns[0].split_once('-').unwrap().0, 16).unwrap();
     let offset = (address - start) as u64 + u64::from_str_radix(columns[2], 16).unwrap();
-    let path = std::path::PathBuf::from(columns[5]);
-    let identity = skep_kernel::attach::file_identity(&path).unwrap();
-    Target::Binary { path, identity, offset, name: "probed".into() }
+    (columns[5].into(), offset)
 }
 
 #[test]
@@ -288,6 +322,68 @@ fn uprobe() {
 fn uretprobe() {
     let f = Fixture::new();
     fires(&f, "trace", "on_uretprobe", 4, &hook(Kind::Uretprobe, 0, probed_target()), call_probed);
+}
+
+#[test]
+fn uprobe_multi() {
+    let f = Fixture::new();
+    let hook = hook(Kind::UprobeMulti, attach::TRACE_UPROBE_MULTI, both_probed());
+    let fired = fires_or(&f, many_at_once(), "probes", ("on_entries", 5), &hook, call_probed);
+    assert!(fired.is_none_or(|fired| fired == 10), "{fired:?} of 5 calls each of two functions");
+}
+
+#[test]
+fn uretprobe_multi() {
+    let f = Fixture::new();
+    let hook = hook(Kind::UretprobeMulti, 0, both_probed());
+    let fired = fires_or(&f, many_at_once(), "probes", ("on_returns", 6), &hook, call_probed);
+    assert!(fired.is_none_or(|fired| fired == 10), "{fired:?} of 5 returns each of two functions");
+}
+
+/// At the entries and at the returns.
+#[test]
+fn uprobe_session() {
+    let f = Fixture::new();
+    let hook = hook(Kind::UprobeMulti, attach::TRACE_UPROBE_SESSION, both_probed());
+    let has = has_release(6, 13);
+    if must_fire() && !has {
+        return println!("SKIPPED: sessions of probes in user space came with Linux 6.13");
+    }
+    let fired = fires_or(&f, (has, "KernelUnsupported"), "probes", ("on_session", 7), &hook, call_probed);
+    assert!(fired.is_none_or(|fired| fired == 20), "{fired:?} of 5 calls and returns each of two functions");
+}
+
+fn many_at_once() -> (bool, &'static str) {
+    (has_release(6, 6), "KernelUnsupported")
+}
+
+#[test]
+fn perf_event() {
+    let f = Fixture::new();
+    let clock = skep_kernel::sys::perf::Event { kind: 1, config: 0, name: "CpuClock" };
+    let every = skep_kernel::sys::perf::Every::Frequency(1000);
+    let hook = hook(Kind::PerfEvent, 0, Target::CpuEvent { event: clock, every, cpu: 0 });
+    fires(&f, "probes", "on_sample", 8, &hook, || {
+        skep_kernel::cpus::on(0, || {
+            let start = std::time::Instant::now();
+            while start.elapsed() < std::time::Duration::from_millis(100) {
+                std::hint::black_box(probed(1));
+            }
+        });
+    });
+}
+
+/// A program that may change what it is given is loaded as one.
+#[test]
+fn writable_raw_tracepoint() {
+    let f = Fixture::new();
+    let tried = hook(Kind::CgroupSkb, attach::CGROUP_INET_EGRESS, Target::Event("none".into()));
+    let small = f.host.copy(&request(&object("small"), &[("count", &tried)], &[])).unwrap();
+    let fd = small.programs.values().next().unwrap();
+    let target = Target::Event("bpf_test_finish".into());
+    fires(&f, "probes", "on_writable", 9, &hook(Kind::RawTracepoint, 0, target), || {
+        skep_kernel::sys::program::test_run(fd.as_fd(), &[0; 64], 1).unwrap();
+    });
 }
 
 /// Two processes call the same function of the same file; only the one in the gate's cgroup counts.
@@ -344,34 +440,30 @@ fn openat2() -> Target {
 #[test]
 fn kprobe() {
     let f = Fixture::new();
-    fires_or(&f, has_kprobes(), "KernelUnsupported", "on_kprobe", 5, &hook(Kind::Kprobe, 0, openat2()), open_files);
+    let hook = hook(Kind::Kprobe, 0, openat2());
+    fires_or(&f, (has_kprobes(), "KernelUnsupported"), "trace", ("on_kprobe", 5), &hook, open_files);
 }
 
 #[test]
 fn kretprobe() {
     let f = Fixture::new();
-    fires_or(
-        &f,
-        has_kprobes(),
-        "KernelUnsupported",
-        "on_kretprobe",
-        6,
-        &hook(Kind::Kretprobe, 0, openat2()),
-        open_files,
-    );
+    let hook = hook(Kind::Kretprobe, 0, openat2());
+    fires_or(&f, (has_kprobes(), "KernelUnsupported"), "trace", ("on_kretprobe", 6), &hook, open_files);
 }
 
 /// Kernels without kprobes here are also those that refuse to patch their text for trampolines.
 #[test]
 fn fentry() {
     let f = Fixture::new();
-    fires_or(&f, has_kprobes(), "PermissionDenied", "on_fentry", 7, &hook(Kind::Fentry, 0, openat2()), open_files);
+    let hook = hook(Kind::Fentry, 0, openat2());
+    fires_or(&f, (has_kprobes(), "PermissionDenied"), "trace", ("on_fentry", 7), &hook, open_files);
 }
 
 #[test]
 fn fexit() {
     let f = Fixture::new();
-    fires_or(&f, has_kprobes(), "PermissionDenied", "on_fexit", 8, &hook(Kind::Fexit, 0, openat2()), open_files);
+    let hook = hook(Kind::Fexit, 0, openat2());
+    fires_or(&f, (has_kprobes(), "PermissionDenied"), "trace", ("on_fexit", 8), &hook, open_files);
 }
 
 #[test]
@@ -379,14 +471,107 @@ fn fmod_ret() {
     let f = Fixture::new();
     let target = Target::Function { name: "security_file_open".into(), offset: 0 };
     let hook = hook(Kind::FmodRet, 0, target);
-    fires_or(&f, has_kprobes(), "PermissionDenied", "on_security", 10, &hook, open_files);
+    fires_or(&f, (has_kprobes(), "PermissionDenied"), "trace", ("on_security", 10), &hook, open_files);
 }
 
 #[test]
 fn lsm() {
     let f = Fixture::new();
     let target = Target::Function { name: "bpf_lsm_file_open".into(), offset: 0 };
-    fires_or(&f, has_kprobes(), "PermissionDenied", "on_open", 11, &hook(Kind::Lsm, 0, target), open_files);
+    let hook = hook(Kind::Lsm, 0, target);
+    fires_or(&f, (has_kprobes(), "PermissionDenied"), "trace", ("on_open", 11), &hook, open_files);
+}
+
+fn openats(kind: Kind, attach_type: u32) -> Hook {
+    hook(kind, attach_type, Target::Functions(FunctionSet::Pattern("do_sys_openat*".into())))
+}
+
+#[test]
+fn kprobe_multi() {
+    let f = Fixture::new();
+    let hook = openats(Kind::KprobeMulti, attach::TRACE_KPROBE_MULTI);
+    let has = (has_kprobes(), "PermissionDenied");
+    fires_or(&f, has, "probes", ("on_kernel_entries", 0), &hook, open_files);
+}
+
+#[test]
+fn kretprobe_multi() {
+    let f = Fixture::new();
+    let has = (has_kprobes(), "PermissionDenied");
+    fires_or(&f, has, "probes", ("on_kernel_returns", 1), &openats(Kind::KretprobeMulti, 0), open_files);
+}
+
+/// At the entries and at the returns.
+#[test]
+fn kprobe_session() {
+    let f = Fixture::new();
+    let hook = openats(Kind::KprobeMulti, attach::TRACE_KPROBE_SESSION);
+    let reason = if has_kprobes() { "KernelUnsupported" } else { "PermissionDenied" };
+    let has = (has_kprobes() && has_release(6, 11), reason);
+    let fired = fires_or(&f, has, "probes", ("on_kernel_session", 2), &hook, open_files);
+    assert!(fired.is_none_or(|fired| fired % 2 == 0 && fired >= 10), "{fired:?} of 5 calls and returns");
+}
+
+/// All that are named, or none.
+#[test]
+fn a_kernel_function_that_is_not_there_is_named() {
+    let f = Fixture::new();
+    let names = vec!["do_sys_openat2".into(), "no_such_function".into()];
+    let hook = hook(Kind::KprobeMulti, attach::TRACE_KPROBE_MULTI, Target::Functions(FunctionSet::Names(names)));
+    let request = request(&object("probes"), &[("on_kernel_entries", &hook)], &[]);
+    f.load("l1", &request);
+    let error = f.host.attach(&f.uid, "x", &hook, &at("l1", "on_kernel_entries", &request)).unwrap_err();
+    let said = error.to_string();
+    match has_kprobes() {
+        true => assert_eq!(
+            said,
+            "kernel function no_such_function not found: the kernel has no such function; /proc/kallsyms lists them"
+        ),
+        false => assert_eq!(error.reason(), "KernelUnsupported", "{said}"),
+    }
+}
+
+#[test]
+fn ksyscall() {
+    let f = Fixture::new();
+    let hook = hook(Kind::Ksyscall, 0, Target::Syscall("getppid".into()));
+    let has = (has_kprobes(), "KernelUnsupported");
+    let fired = fires_or(&f, has, "probes", ("on_syscall", 3), &hook, getppid);
+    assert!(fired.is_none_or(|fired| fired == 5), "{fired:?} of 5 calls");
+}
+
+#[test]
+fn kretsyscall() {
+    let f = Fixture::new();
+    let hook = hook(Kind::Kretsyscall, 0, Target::Syscall("getppid".into()));
+    let has = (has_kprobes(), "KernelUnsupported");
+    let fired = fires_or(&f, has, "probes", ("on_syscall_return", 4), &hook, getppid);
+    assert!(fired.is_none_or(|fired| fired == 5), "{fired:?} of 5 returns");
+}
+
+#[test]
+fn lsm_cgroup() {
+    let mut f = Fixture::new();
+    let mut hook = hook(Kind::LsmCgroup, 0, f.cgroup());
+    hook.options.security_hook = Some("bpf_lsm_socket_create".into());
+    let inside = f.enter_cgroup();
+    let has = (has_kprobes(), "PermissionDenied");
+    fires_or(&f, has, "probes", ("on_socket", 10), &hook, busy);
+    drop(inside);
+}
+
+#[test]
+fn netkit() {
+    let mut f = Fixture::new();
+    f.lo();
+    if !f.link_of_kind("sk0", "netkit") {
+        assert!(!must_fire(), "this kernel has no netkit");
+        let hook = hook(Kind::Netkit, attach::NETKIT_PRIMARY, f.interface("lo"));
+        fires_or(&f, (false, "KernelUnsupported"), "probes", ("on_netkit", 11), &hook, || {});
+        return;
+    }
+    let hook = hook(Kind::Netkit, attach::NETKIT_PRIMARY, f.interface("sk0"));
+    fires(&f, "probes", "on_netkit", 11, &hook, || f.packets_to("10.77.0.2", 5));
 }
 
 pub fn has_release(major: u32, minor: u32) -> bool {

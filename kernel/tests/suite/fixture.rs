@@ -107,6 +107,36 @@ impl Fixture {
         .unwrap();
     }
 
+    /// Makes a pair of interfaces in the namespace of which the first has 10.77.0.1/24; `false` if the kernel has no such
+    /// kind.
+    pub fn link_of_kind(&self, name: &str, kind: &str) -> bool {
+        let netns = self.netns.as_ref().unwrap();
+        let made = Command::new("ip").args(["-n", netns, "link", "add", name, "type", kind]).output().unwrap();
+        if !made.status.success() {
+            println!("{kind}: {}", String::from_utf8_lossy(&made.stderr));
+            return false;
+        }
+        run("ip", &["-n", netns, "addr", "add", "10.77.0.1/24", "dev", name]);
+        let all = Command::new("ip").args(["-n", netns, "-o", "link"]).output().unwrap();
+        for line in String::from_utf8_lossy(&all.stdout).lines() {
+            let device = line.split(": ").nth(1).unwrap().split('@').next().unwrap();
+            run("ip", &["-n", netns, "link", "set", device, "up"]);
+        }
+        true
+    }
+
+    /// Sends packets out of the namespace's interface that is nearest to an address.
+    pub fn packets_to(&self, address: &str, count: u32) {
+        netns::within(Some(&self.netns_path()), || {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            for _ in 0..count {
+                socket.send_to(b"hello", (address, 9))?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    }
+
     pub fn load(&self, load: &str, request: &LoadRequest) {
         self.host.load(&self.uid, load, request).unwrap();
     }

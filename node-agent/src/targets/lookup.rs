@@ -10,6 +10,8 @@ pub trait Binaries {
     fn open(&self, root: &Path, binary: &str) -> Result<Opened, NotOpened>;
     /// The file offset of a symbol.
     fn symbol(&self, binary: &Opened, symbol: &str) -> Result<u64, String>;
+    /// The file offsets of all functions of which a symbol is like the pattern: `*` stands for any characters, `?` for one.
+    fn functions(&self, binary: &Opened, pattern: &str) -> Result<Vec<u64>, String>;
 }
 
 /// Knows the functions of other EbpfPrograms.

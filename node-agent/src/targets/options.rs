@@ -1,9 +1,12 @@
 //! The words of attach entries as the kernel's.
 
 use skep_crds::cgroup::{SockAddrHook, SockHook, SockoptHook};
+use skep_crds::many::KernelFunctions;
 use skep_crds::netns;
-use skep_crds::network::{Direction, Place as End, Position, ProgramFunction};
-use skep_kernel::hook::{Family, Neighbour, Netfilter, NetfilterHook, Order};
+use skep_crds::network::{Direction, NetkitEnd, Place as End, Position, ProgramFunction};
+use skep_crds::tracing::{CpuEvent, PerfEvent};
+use skep_kernel::hook::{Family, FunctionSet, Neighbour, Netfilter, NetfilterHook, Order};
+use skep_kernel::sys::perf::{Event, Every};
 use skep_object::kind::attach as types;
 
 /// The neighbour's uid is not known here.
@@ -85,4 +88,59 @@ pub(super) fn sockopt_type(hook: SockoptHook) -> u32 {
         SockoptHook::Getsockopt => 21,
         SockoptHook::Setsockopt => 22,
     }
+}
+
+pub(super) fn netkit_type(sender: NetkitEnd) -> u32 {
+    match sender {
+        NetkitEnd::Primary => types::NETKIT_PRIMARY,
+        NetkitEnd::Peer => types::NETKIT_PEER,
+    }
+}
+
+/// The function that stands for a security hook in the kernel's BTF.
+pub(super) fn security_hook(name: &str) -> String {
+    format!("bpf_lsm_{name}")
+}
+
+pub(super) fn function_set(functions: &KernelFunctions) -> FunctionSet {
+    match functions {
+        KernelFunctions::Names(names) => FunctionSet::Names(names.0.iter().map(|name| name.0.clone()).collect()),
+        KernelFunctions::Pattern(pattern) => FunctionSet::Pattern(pattern.0.clone()),
+    }
+}
+
+/// The schema has exactly one of the two.
+pub(super) fn every(event: &PerfEvent) -> Every {
+    match (event.frequency, event.period) {
+        (Some(hertz), _) => Every::Frequency(hertz as u64),
+        (None, events) => Every::Period(events.unwrap_or(i64::MAX) as u64),
+    }
+}
+
+/// PERF_TYPE_* and PERF_COUNT_* (include/uapi/linux/perf_event.h).
+pub(super) fn cpu_event(event: CpuEvent) -> Event {
+    const HARDWARE: u32 = 0;
+    const SOFTWARE: u32 = 1;
+    let (kind, config, name) = match event {
+        CpuEvent::CpuClock => (SOFTWARE, 0, "CpuClock"),
+        CpuEvent::TaskClock => (SOFTWARE, 1, "TaskClock"),
+        CpuEvent::PageFaults => (SOFTWARE, 2, "PageFaults"),
+        CpuEvent::ContextSwitches => (SOFTWARE, 3, "ContextSwitches"),
+        CpuEvent::CpuMigrations => (SOFTWARE, 4, "CpuMigrations"),
+        CpuEvent::MinorFaults => (SOFTWARE, 5, "MinorFaults"),
+        CpuEvent::MajorFaults => (SOFTWARE, 6, "MajorFaults"),
+        CpuEvent::AlignmentFaults => (SOFTWARE, 7, "AlignmentFaults"),
+        CpuEvent::EmulationFaults => (SOFTWARE, 8, "EmulationFaults"),
+        CpuEvent::CpuCycles => (HARDWARE, 0, "CpuCycles"),
+        CpuEvent::Instructions => (HARDWARE, 1, "Instructions"),
+        CpuEvent::CacheReferences => (HARDWARE, 2, "CacheReferences"),
+        CpuEvent::CacheMisses => (HARDWARE, 3, "CacheMisses"),
+        CpuEvent::BranchInstructions => (HARDWARE, 4, "BranchInstructions"),
+        CpuEvent::BranchMisses => (HARDWARE, 5, "BranchMisses"),
+        CpuEvent::BusCycles => (HARDWARE, 6, "BusCycles"),
+        CpuEvent::StalledCyclesFrontend => (HARDWARE, 7, "StalledCyclesFrontend"),
+        CpuEvent::StalledCyclesBackend => (HARDWARE, 8, "StalledCyclesBackend"),
+        CpuEvent::RefCpuCycles => (HARDWARE, 9, "RefCpuCycles"),
+    };
+    Event { kind, config, name }
 }

@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use skep_kernel::hook::{Family, Netfilter, NetfilterHook};
+use skep_object::kind::AttachTo;
 
 use super::*;
 use crate::view::ContainerView;
@@ -14,6 +15,9 @@ impl Binaries for NoBinaries {
     }
     fn symbol(&self, _: &Opened, symbol: &str) -> Result<u64, String> {
         Err(format!("no symbol {symbol}"))
+    }
+    fn functions(&self, _: &Opened, pattern: &str) -> Result<Vec<u64>, String> {
+        Err(format!("no function {pattern}"))
     }
 }
 
@@ -33,6 +37,9 @@ impl Binaries for Some10 {
     }
     fn symbol(&self, _: &Opened, symbol: &str) -> Result<u64, String> {
         if symbol == "main" { Ok(8) } else { Err(format!("no symbol {symbol}")) }
+    }
+    fn functions(&self, _: &Opened, _: &str) -> Result<Vec<u64>, String> {
+        Ok(vec![24, 8, 16, 8])
     }
 }
 
@@ -127,6 +134,14 @@ fn netfilter_says_where_in_the_path_of_packets() {
 }
 
 fn probed(symbol: &str, pids: &[u32]) -> Targets {
+    in_containers(
+        json!({"uprobe": {"binary": "/bin/app", "symbol": symbol, "pods": {"selector": {"matchLabels": {"app": "web"}}}}}),
+        pids,
+    )
+}
+
+/// In pods of which each has one container, with that process.
+fn in_containers(attach: Value, pids: &[u32]) -> Targets {
     let container =
         |pid: u32| ContainerView { name: "app".into(), cgroup: Cgroup { path: "/c".into(), id: pid.into() }, pid };
     let pods = pids.iter().map(|pid| PodView {
@@ -134,7 +149,6 @@ fn probed(symbol: &str, pids: &[u32]) -> Targets {
         ..pod("default", &format!("web-{pid}"), "web", u64::from(*pid))
     });
     let view = NodeView { pods: pods.collect(), ..node() };
-    let attach = json!({"uprobe": {"binary": "/bin/app", "symbol": symbol, "pods": {"selector": {"matchLabels": {"app": "web"}}}}});
     let spec = json!({"image": {"reference": "x"}, "programs": [{"name": "f", "attach": [attach]}]});
     targets(&serde_json::from_value(spec).unwrap(), "default", &view, Lookup { binaries: &Some10, functions: &Guard })
 }
@@ -159,6 +173,74 @@ fn a_symbol_that_is_missing_is_said_once_for_a_file_and_without_process_ids() {
     let found = probed("mian", &[10, 11]);
     assert_eq!(found.missing.len(), 1);
     assert_eq!(found.missing[0].message, "/bin/app: no symbol mian in pod default/web-10");
+}
+
+#[test]
+fn many_symbols_are_one_hook_for_a_file() {
+    let entry = |kind: &str, symbols: Value| {
+        let mut entry = json!({});
+        entry[kind] =
+            json!({"binary": "/bin/app", "symbols": symbols, "pods": {"selector": {"matchLabels": {"app": "web"}}}});
+        in_containers(entry, &[10, 11])
+    };
+    let pattern = entry("uprobeMulti", json!({"pattern": "ma*"}));
+    assert_eq!(pattern.hooks.len(), 1, "containers of one image share the file");
+    let hook = &pattern.hooks[0].hook;
+    assert_eq!((hook.attach_type, hook.gate.is_some()), (types::TRACE_UPROBE_MULTI, true));
+    // In order, and a place with two names once.
+    assert!(matches!(&hook.target, Target::Symbols { offsets, .. } if *offsets == [8, 16, 24]));
+    assert_eq!(hook.target.display(), "/bin/app:ma*");
+    let named = entry("uretprobeMulti", json!({"names": ["main", "mian"]}));
+    assert!(named.hooks.is_empty(), "all that are named, or none");
+    assert_eq!(named.missing[0].message, "/bin/app: no symbol mian in pod default/web-10");
+    assert_eq!(named.missing[0].target, "/bin/app:main and 1 more");
+    let both = json!({"uprobeMulti": {"binary": "/bin/app", "symbols": {"names": ["main"]}, "session": true}});
+    let view = NodeView { root: Some("/proc/10/root".into()), ..node() };
+    let spec = json!({"image": {"reference": "x"}, "programs": [{"name": "f", "attach": [both]}]});
+    let lookup = Lookup { binaries: &Some10, functions: &Guard };
+    let session = targets(&serde_json::from_value(spec).unwrap(), "default", &view, lookup);
+    assert_eq!(session.hooks[0].hook.attach_type, types::TRACE_UPROBE_SESSION);
+}
+
+#[test]
+fn a_counter_is_on_each_cpu() {
+    let view = NodeView { cpus: vec![0, 2], ..node() };
+    let all = found(json!({"perfEvent": {"event": "CpuClock", "frequency": 99}}), &view);
+    assert_eq!(names(&all), ["CpuClock on CPU 0", "CpuClock on CPU 2"]);
+    assert_eq!(all.entries, [("f".to_owned(), "perfEvent CpuClock".to_owned())]);
+    assert!(all.hooks.iter().all(|found| found.hook.gate.is_none()));
+    let often = found(json!({"perfEvent": {"event": "CpuClock", "period": 99}}), &view);
+    let name = |targets: &Targets| targets.hooks[0].hook.link_name("f");
+    assert_ne!(name(&all), name(&often), "how often is a matter of the link");
+    let of_pods = json!({"perfEvent": {"event": "CpuClock", "frequency": 99, "pods": {"selector": {"matchLabels": {"app": "web"}}}}});
+    assert!(found(of_pods.clone(), &view).hooks.iter().all(|found| found.hook.gate.is_some()));
+    assert!(found(of_pods, &NodeView { pods_known: false, ..view }).waits_for_pods);
+}
+
+#[test]
+fn kernel_functions_and_calls_are_found_when_they_are_attached() {
+    let set = found(json!({"kprobeMulti": {"functions": {"names": ["a", "b", "c"]}, "session": true}}), &node());
+    assert_eq!(names(&set), ["a and 2 more"]);
+    assert_eq!(set.hooks[0].hook.attach_type, types::TRACE_KPROBE_SESSION);
+    let pattern = found(json!({"kretprobeMulti": {"functions": {"pattern": "tcp_*"}}}), &node());
+    assert_eq!((names(&pattern), pattern.hooks[0].hook.attach_type), (vec!["tcp_*".into()], types::TRACE_KPROBE_MULTI));
+    assert_eq!(names(&found(json!({"ksyscall": {"syscall": "openat"}}), &node())), ["openat"]);
+}
+
+/// Two hooks on one cgroup are two links, and two kernel programs.
+#[test]
+fn security_hooks_of_a_cgroup_are_told_apart() {
+    let on = |hook: &str| {
+        let view = NodeView { cgroup_root: Some("/".into()), ..node() };
+        let found = found(json!({"lsmCgroup": {"hook": hook, "cgroups": {"path": "/"}}}), &view);
+        assert_eq!(found.entries, [("f".to_owned(), format!("lsmCgroup {hook}"))]);
+        found.hooks[0].hook.clone()
+    };
+    let (bind, connect) = (on("socket_bind"), on("socket_connect"));
+    assert_ne!(bind.link_name("f"), connect.link_name("f"));
+    let to = |hook: &Hook| hook.load_attributes("lsm_cgroup").attach_to;
+    assert_eq!(to(&bind), AttachTo::Function("bpf_lsm_socket_bind".into()));
+    assert_ne!(to(&bind), to(&connect));
 }
 
 #[test]

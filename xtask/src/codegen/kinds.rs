@@ -15,6 +15,7 @@ const FIRES: [(Kind, &str); KINDS.len()] = [
     (Kind::Xdp, "fires::xdp"),
     (Kind::Tcx, "fires::tcx_both_ways"),
     (Kind::Tc, "fires::tc_both_ways"),
+    (Kind::Netkit, "fires::netkit"),
     (Kind::CgroupSkb, "fires::cgroup_skb_egress"),
     (Kind::CgroupSockAddr, "fires::cgroup_connect4"),
     (Kind::CgroupSock, "fires::cgroup_sock"),
@@ -22,16 +23,24 @@ const FIRES: [(Kind, &str); KINDS.len()] = [
     (Kind::CgroupSysctl, "fires::cgroup_sysctl"),
     (Kind::CgroupDevice, "fires::cgroup_device"),
     (Kind::SockOps, "fires::sock_ops"),
+    (Kind::LsmCgroup, "fires::lsm_cgroup"),
     (Kind::SkLookup, "fires::sk_lookup"),
     (Kind::FlowDissector, "fires::flow_dissector"),
     (Kind::Netfilter, "fires::netfilter"),
     (Kind::Tracepoint, "fires::tracepoint"),
     (Kind::RawTracepoint, "fires::raw_tracepoint"),
     (Kind::BtfTracepoint, "fires::btf_tracepoint"),
+    (Kind::PerfEvent, "fires::perf_event"),
     (Kind::Uprobe, "fires::uprobe"),
     (Kind::Uretprobe, "fires::uretprobe"),
+    (Kind::UprobeMulti, "fires::uprobe_multi"),
+    (Kind::UretprobeMulti, "fires::uretprobe_multi"),
     (Kind::Kprobe, "fires::kprobe"),
     (Kind::Kretprobe, "fires::kretprobe"),
+    (Kind::KprobeMulti, "fires::kprobe_multi"),
+    (Kind::KretprobeMulti, "fires::kretprobe_multi"),
+    (Kind::Ksyscall, "fires::ksyscall"),
+    (Kind::Kretsyscall, "fires::kretsyscall"),
     (Kind::Fentry, "fires::fentry"),
     (Kind::Fexit, "fires::fexit"),
     (Kind::FmodRet, "fires::fmod_ret"),
@@ -39,7 +48,7 @@ const FIRES: [(Kind, &str); KINDS.len()] = [
     (Kind::Freplace, "functions::are_replaced_and_the_gap_of_an_update_is_measured"),
 ];
 
-const SPECS: [&str; 6] = ["minimal", "full", "netns", "functions", "cgroups", "hooks"];
+const SPECS: [&str; 7] = ["minimal", "full", "netns", "functions", "cgroups", "hooks", "probes"];
 
 pub fn page() -> Result<String> {
     let (descriptions, examples) = (descriptions()?, examples()?);
@@ -85,6 +94,9 @@ fn line(row: &Row, test: &str) -> Result<String> {
         TargetClass::Event => "a tracepoint",
         TargetClass::Function => "a function of the kernel or of a program",
         TargetClass::Binary => "a binary or library",
+        TargetClass::Cpu => "each CPU",
+        TargetClass::Functions => "functions of the kernel",
+        TargetClass::Syscall => "a system call",
     };
     let update = match row.update {
         UpdateWay::Swap => "swap",
