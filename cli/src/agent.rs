@@ -6,10 +6,11 @@ use kube::api::Portforwarder;
 use skep_proto::v1::inspector_client::InspectorClient;
 use skep_proto::v1::{
     DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DrainMapRequest,
-    DumpInstructionsRequest, DumpMapRequest, EventFrame, FunctionFacts, FunctionVerdict, Instructions, ListMapsRequest,
-    ListProgramsRequest, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, NameIdsRequest, NameIdsResponse,
-    OutputFrame, ProgramRef, ProgramReport, StatsFrame, TailEventsRequest, TailOutputRequest, TestProgramRequest,
-    TestRun, UpdateMapRequest, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest, WriteRecordsRequest,
+    DumpInstructionsRequest, DumpMapRequest, EventFrame, FunctionFacts, FunctionVerdict, Instructions, IteratorText,
+    ListMapsRequest, ListProgramsRequest, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, NameIdsRequest,
+    NameIdsResponse, OutputFrame, ProgramRef, ProgramReport, ReadIteratorRequest, StatsFrame, TailEventsRequest,
+    TailOutputRequest, TestProgramRequest, TestRun, UpdateMapRequest, VerifyProgramRequest, WatchMapRequest,
+    WatchStatsRequest, WriteRecordsRequest,
 };
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -218,6 +219,12 @@ impl Agent {
     pub async fn instructions(&self, request: DumpInstructionsRequest) -> Result<Frames<Instructions>, Error> {
         let mut client = self.inspector.clone();
         self.frames("asking for the instructions", client.dump_instructions(request)).await
+    }
+
+    /// What iterators write.
+    pub async fn iterators(&self, request: ReadIteratorRequest) -> Result<Frames<IteratorText>, Error> {
+        let mut client = self.inspector.clone();
+        self.frames("asking for what iterators write", client.read_iterator(request)).await
     }
 
     /// What programs print.

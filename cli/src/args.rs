@@ -18,7 +18,7 @@ pub use self::maps::{
     Maps, MapsCommand, MapsDel, MapsDrain, MapsDump, MapsGet, MapsLs, MapsPut, MapsSet, MapsTop, MapsWatch, Nodes,
     PerCpu,
 };
-pub use self::prog::{Prog, ProgCommand, ProgInsns, ProgLog, ProgLs, ProgShow, ProgTest};
+pub use self::prog::{Prog, ProgCommand, ProgInsns, ProgLog, ProgLs, ProgRead, ProgShow, ProgTest};
 pub use self::top::{Sort, Top};
 
 /// eBPF programs, why they are not ready, and what is in their maps, on every node.

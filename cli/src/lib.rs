@@ -28,6 +28,7 @@ pub mod graph;
 pub mod hint;
 pub mod hist;
 pub mod insns;
+pub mod iterators;
 pub mod live;
 pub mod losses;
 pub mod maps;
@@ -80,6 +81,7 @@ pub async fn run(cli: &Cli) -> Result<(), Error> {
         Command::Prog(prog) => match &prog.command {
             ProgCommand::Ls(ls) => prog::ls(&cli.global, ls).await,
             ProgCommand::Show(show) => show::run(&cli.global, show).await,
+            ProgCommand::Read(read) => iterators::run(&cli.global, read).await,
             ProgCommand::Insns(insns) => insns::run(&cli.global, insns).await,
             ProgCommand::Log(log) => prog::log(&cli.global, log).await,
             ProgCommand::Test(test) => trial::run(&cli.global, test).await,

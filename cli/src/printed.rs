@@ -50,7 +50,8 @@ pub async fn run(global: &Global, printed: &Printed) -> Result<(), Error> {
     answers.complete()
 }
 
-fn render(node: &str, frame: &OutputFrame, format: WatchFormat, several: bool) -> String {
+/// A frame's lines.
+pub fn render(node: &str, frame: &OutputFrame, format: WatchFormat, several: bool) -> String {
     let mut text = String::new();
     for line in &frame.lines {
         let row = Row { node, function: &frame.function, line };

@@ -223,6 +223,35 @@ fn streams_of_programs_are_followed_where_the_kernel_has_them() {
     assert!(follow.child.try_wait().unwrap().is_none(), "it goes on");
 }
 
+/// What they write is printed line by line, run anew by each reader.
+#[test]
+fn iterators_are_read() {
+    let elements = "  - name: on_elements\n    attach:\n    - iter: {target: bpf_map_elem, map: hits}\n";
+    let maps = "  - name: on_maps\n    attach:\n    - iter: {target: bpf_map}\n";
+    let host = host("sockets", "kernel/tests/c/sockets.bpf.c", &format!("{elements}{maps}"));
+    let slots: Vec<String> = (0..16).map(|slot| format!("slot {slot}")).collect();
+    for _ in 0..2 {
+        let printed = host.out(&["prog", "read", "sockets", "on_elements"]);
+        // The function is said of each line.
+        let lines: Vec<String> = printed.lines().map(|line| line.replace("on_elements ", "")).collect();
+        assert_eq!(lines, slots);
+    }
+    let hits = json_of(&host, &["maps", "dump", "sockets", "hits"]);
+    assert_eq!(hits[5]["value"], 32, "each reading runs it for each element");
+    let id = json_of(&host, &["maps", "ls", "sockets"]);
+    let id = id.as_array().unwrap().iter().find(|map| map["name"] == "hits").unwrap()["id"].as_u64().unwrap();
+    let all = host.out(&["prog", "read", "sockets", "-o", "json"]);
+    let rows: Vec<Value> = all.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |function: &str| rows.iter().filter(|row| row["function"] == function).count();
+    assert_eq!(of("on_elements"), 16);
+    assert!(rows.iter().any(|row| row["function"] == "on_maps" && row["line"] == format!("map {id}")), "{all}");
+    let said = refused(&host, &["prog", "read", "sockets", "nothing"]);
+    assert!(
+        said.contains("no iterator nothing attached; of its functions these are iterators: on_elements, on_maps"),
+        "{said}"
+    );
+}
+
 #[test]
 fn instructions_are_those_of_bpftool_with_their_source() {
     let host = host("verbs", "kernel/tests/c/verbs.bpf.c", &format!("{ON_PACKET}{ON_ARGUMENTS}"));

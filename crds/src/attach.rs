@@ -7,8 +7,10 @@ use crate::cgroup::{CgroupSkb, CgroupSock, CgroupSockAddr, CgroupSockopt, LsmCgr
 use crate::many::{KprobeMulti, KretprobeMulti, UprobeMulti, UretprobeMulti};
 use crate::netns::{FlowDissector, Netfilter, SkLookup};
 use crate::network::{Netkit, ProgramFunction, Tc, Tcx, Xdp};
+use crate::sockets::{SkMsg, SkSkb};
 use crate::tracing::{
-    BtfTracepoint, Function, KernelTracepoint, Kprobe, Lsm, PerfEvent, RawTracepoint, Syscall, TracedFunction, Uprobe,
+    BtfTracepoint, Function, Iter, KernelTracepoint, Kprobe, Lsm, PerfEvent, RawTracepoint, Syscall, TracedFunction,
+    Uprobe,
 };
 use crate::union::exactly_one;
 
@@ -48,6 +50,10 @@ pub enum Attach {
     /// How the kernel takes packets apart to spread them, in a network namespace: one program each, and that of the node's
     /// own is used in all.
     FlowDissector(FlowDissector),
+    /// What the sockets in a map send, before the kernel takes it apart into packets. Linux 6.10 or newer.
+    SkMsg(SkMsg),
+    /// What the sockets in a map receive, as a stream or packet by packet. Linux 6.10 or newer.
+    SkSkb(SkSkb),
     /// Packets on their path through a network namespace, beside those of iptables and nftables. Linux 6.4 or newer.
     Netfilter(Netfilter),
     /// A static tracepoint of the kernel, with its documented fields.
@@ -89,6 +95,9 @@ pub enum Attach {
     /// A security hook: the program may refuse what a process is about to do, by returning a negative errno. The kernel has
     /// to be started with `bpf` among its security modules.
     Lsm(Lsm),
+    /// Objects of the kernel, one after the other, whenever somebody reads: tasks, sockets, maps, the elements of a map. Read
+    /// with `kubectl skep prog read`.
+    Iter(Iter),
     /// A global function of another EbpfProgram of the namespace, which the program takes the place of. A new revision of
     /// either leaves it in place for a moment: the kernel takes one program per function.
     Freplace(ProgramFunction),
@@ -119,6 +128,8 @@ impl Attach {
             Self::LsmCgroup(_) => "lsmCgroup",
             Self::SkLookup(_) => "skLookup",
             Self::FlowDissector(_) => "flowDissector",
+            Self::SkMsg(_) => "skMsg",
+            Self::SkSkb(_) => "skSkb",
             Self::Netfilter(_) => "netfilter",
             Self::Tracepoint(_) => "tracepoint",
             Self::RawTracepoint(_) => "rawTracepoint",
@@ -138,6 +149,7 @@ impl Attach {
             Self::Fexit(_) => "fexit",
             Self::FmodRet(_) => "fmodRet",
             Self::Lsm(_) => "lsm",
+            Self::Iter(_) => "iter",
             Self::Freplace(_) => "freplace",
         }
     }
@@ -156,6 +168,7 @@ mod tests {
             include_str!("../tests/golden/hooks.yaml"),
             include_str!("../tests/golden/functions.yaml"),
             include_str!("../tests/golden/probes.yaml"),
+            include_str!("../tests/golden/maps.yaml"),
         ];
         let specs: Vec<serde_json::Value> = golden.iter().map(|text| serde_yaml_ng::from_str(text).unwrap()).collect();
         let programs = specs.iter().flat_map(|spec| spec["programs"].as_array().unwrap());
@@ -166,6 +179,6 @@ mod tests {
             assert_eq!(entry.as_object().unwrap().keys().collect::<Vec<_>>(), [attach.kind()]);
             kinds.insert(attach.kind());
         }
-        assert_eq!(kinds.len(), 34, "the golden specs have every kind");
+        assert_eq!(kinds.len(), 37, "the golden specs have every kind");
     }
 }

@@ -49,7 +49,10 @@ pub struct EbpfProgramSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "maps")]
     pub maps: Option<BTreeMap<String, MapOptions>>,
-    /// The functions of the object to load, and where each is attached. 1 to 64.
+    /// The functions of the object to load, and where each is attached. 1 to 64. Absent: all that its ELF sections say where
+    /// to attach, as libbpf has it (`SEC("tracepoint/sched/sched_switch")`); those of sections that begin with `?` are left
+    /// out. A section that does not say where, such as `xdp`, is refused with the field to fill.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub programs: Vec<Program>,
@@ -117,7 +120,9 @@ pub struct Program {
     /// The function's name in the object: `count_rx`.
     #[schemars(length(min = 1, max = 127), regex(pattern = r"^[A-Za-z_.$][A-Za-z0-9_.$]*$"))]
     pub name: String,
-    /// The hooks; what several entries select is attached once. All suit the function's one program type. 1 to 32.
+    /// The hooks; what several entries select is attached once. All suit the function's one program type. 1 to 32. Absent:
+    /// the one that the function's ELF section names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "attach")]
     pub attach: Vec<Attach>,
 }

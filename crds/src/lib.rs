@@ -22,6 +22,7 @@ pub mod netns;
 pub mod network;
 pub mod reason;
 pub mod selector;
+pub mod sockets;
 pub mod status;
 pub mod structural;
 pub mod tracing;

@@ -91,6 +91,20 @@ pub struct Syscall {
     pub syscall: String,
 }
 
+/// Objects of the kernel.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Iter {
+    /// Their kind, as in the section `iter/...`: `task`, `task_file`, `task_vma`, `tcp`, `udp`, `unix`, `bpf_map`, `bpf_prog`,
+    /// `bpf_link`, `cgroup`, `ksym`, or `bpf_map_elem`, `bpf_sk_storage_map` and `sockmap`, which go through a map.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9_]+$"))]
+    pub target: String,
+    /// The name of a map of the object, whose elements are gone through. For targets that go through a map.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 127), regex(pattern = r"^[A-Za-z_.$][A-Za-z0-9_.$]*$"))]
+    pub map: Option<String>,
+}
+
 /// An event that each CPU counts. Exactly one of `frequency` and `period` is given.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

@@ -32,6 +32,9 @@ fn golden_hashes_stay() {
         "cgroups.yaml",
         "hooks.yaml",
         "probes.yaml",
+        "maps.yaml",
+        "sections.yaml",
+        "whole.yaml",
     ] {
         let spec = spec(file);
         let restart = Some("2024-01-01T00:00:00Z");

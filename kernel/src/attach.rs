@@ -20,6 +20,7 @@ use crate::sys::{netlink, perf, program};
 
 type Attach = fn(BorrowedFd<'_>, &Hook) -> Result<OwnedFd, KernelError>;
 type AttachInOrder = fn(BorrowedFd<'_>, &Hook, &Bpffs) -> Result<OwnedFd, KernelError>;
+type AttachToMap = fn(BorrowedFd<'_>, &Hook, Option<BorrowedFd<'_>>) -> Result<OwnedFd, KernelError>;
 
 /// What holds a program on its hook.
 #[derive(Clone, Copy)]
@@ -28,6 +29,8 @@ enum Means {
     Link(Attach),
     /// A link that may go beside another, which is found in bpffs.
     LinkInOrder(AttachInOrder),
+    /// A link on a map of the program's own load.
+    LinkToMap(AttachToMap),
     /// A tc filter, which needs a record.
     Filter,
 }
@@ -48,6 +51,8 @@ static ATTACH: [(Kind, Means); KINDS.len()] = [
     (Kind::LsmCgroup, Means::Link(lsm_cgroup)),
     (Kind::SkLookup, Means::Link(sk_lookup)),
     (Kind::FlowDissector, Means::Link(flow_dissector)),
+    (Kind::SkMsg, Means::LinkToMap(sockets)),
+    (Kind::SkSkb, Means::LinkToMap(sockets)),
     (Kind::Netfilter, Means::Link(netfilter)),
     (Kind::Tracepoint, Means::Link(tracepoint)),
     (Kind::RawTracepoint, Means::Link(raw_tracepoint)),
@@ -67,6 +72,7 @@ static ATTACH: [(Kind, Means); KINDS.len()] = [
     (Kind::Fexit, Means::Link(loaded_target)),
     (Kind::FmodRet, Means::Link(loaded_target)),
     (Kind::Lsm, Means::Link(lsm)),
+    (Kind::Iter, Means::LinkToMap(iterator)),
     (Kind::Freplace, Means::Link(freplace)),
 ];
 
@@ -75,10 +81,17 @@ pub fn needs_record(kind: Kind) -> bool {
     matches!(ATTACH[kind as usize].1, Means::Filter)
 }
 
-/// Attaches a program; the link lives as long as the descriptor or a pin of it.
-pub fn attach(program: BorrowedFd<'_>, hook: &Hook, bpffs: &Bpffs) -> Result<OwnedFd, KernelError> {
+/// Attaches a program; the link lives as long as the descriptor or a pin of it. `map`: the one that the hook's target
+/// names.
+pub fn attach(
+    program: BorrowedFd<'_>,
+    hook: &Hook,
+    bpffs: &Bpffs,
+    map: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd, KernelError> {
     match ATTACH[hook.kind as usize].1 {
         Means::Link(attach) => attach(program, hook),
+        Means::LinkToMap(attach) => attach(program, hook, map),
         Means::LinkInOrder(attach) => attach(program, hook, bpffs),
         Means::Filter => Err(wrong_target(hook)),
     }
@@ -226,6 +239,38 @@ fn flow_dissector(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, Kerne
         // The node's own dissects for all namespaces: while it has one, no other may, nor the other way round.
         Some(libc::E2BIG | libc::EEXIST) => KernelError::HookBusy { target: what(), holder: holder(0) },
         _ => netns_error(path, name, what(), e),
+    })
+}
+
+/// What the sockets of a map send or receive. Those that were in the map before keep the program that they came to.
+fn sockets(program: BorrowedFd<'_>, hook: &Hook, map: Option<BorrowedFd<'_>>) -> Result<OwnedFd, KernelError> {
+    let (Target::SocketMap(_), Some(map)) = (&hook.target, map) else { return Err(wrong_target(hook)) };
+    link::create(program, LinkTarget::Fd(map), hook.attach_type, 0).map_err(|e| match e.raw_os_error() {
+        // Of one that has no sockets, the kernel says that it supports no such thing.
+        Some(libc::EINVAL | libc::EOPNOTSUPP) => {
+            unsupported(hook, "it is no sockmap or sockhash, or the kernel has no links on such maps (Linux 6.10)")
+        }
+        _ => busy(hook, e),
+    })
+}
+
+/// Runs when somebody reads it.
+fn iterator(program: BorrowedFd<'_>, hook: &Hook, map: Option<BorrowedFd<'_>>) -> Result<OwnedFd, KernelError> {
+    let target = match (&hook.target, map) {
+        (Target::Objects { map: None, .. }, _) => LinkTarget::Loaded,
+        (Target::Objects { .. }, Some(map)) => LinkTarget::Elements(map),
+        _ => return Err(wrong_target(hook)),
+    };
+    link::create(program, target, hook.attach_type, 0).map_err(|e| match e.raw_os_error() {
+        Some(libc::EBADF | libc::EINVAL) if hook.target.map().is_none() => KernelError::TargetNotFound {
+            target: format!("iter on {}", hook.target.display()),
+            why: "it goes through the elements of a map: name it in map".into(),
+        },
+        Some(libc::EINVAL | libc::EACCES) => unsupported(
+            hook,
+            "the iterator does not go through maps of that type, or the program expects larger keys or values",
+        ),
+        _ => KernelError::Io { what: format!("iter on {}", hook.target.display()), source: e },
     })
 }
 

@@ -182,6 +182,15 @@ pub enum Target {
         every: perf::Every,
         cpu: u32,
     },
+    /// A map of sockets, by its name in the program's own load.
+    SocketMap(String),
+    /// All objects of a kind.
+    Objects {
+        /// The function that stands for the kind in the kernel's BTF, e.g. `bpf_iter_task`.
+        function: String,
+        /// The map whose elements they are, by its name in the program's own load.
+        map: Option<String>,
+    },
 }
 
 /// Functions of the kernel.
@@ -226,8 +235,19 @@ impl Target {
             Target::Functions(FunctionSet::Names(names)) => some_of(names),
             Target::Syscall(name) => name.clone(),
             Target::CpuEvent { event, cpu, .. } => format!("{event} on CPU {cpu}"),
+            Target::SocketMap(name) => format!("map {name}"),
+            Target::Objects { map: Some(map), .. } => format!("map {map}"),
+            Target::Objects { function, .. } => function.trim_start_matches("bpf_iter_").to_owned(),
         }
     }
+    /// The map of the program's own load that it is on.
+    pub fn map(&self) -> Option<&str> {
+        match self {
+            Target::SocketMap(name) | Target::Objects { map: Some(name), .. } => Some(name),
+            _ => None,
+        }
+    }
+
     /// What tells this target from all others, for good.
     fn identity(&self) -> String {
         match self {
@@ -242,12 +262,14 @@ impl Target {
             Target::Functions(set) => set.identity(),
             Target::Syscall(name) => format!("syscall:{name}"),
             Target::CpuEvent { event, every, cpu } => format!("event:{}:{}:{every:?}:{cpu}", event.kind, event.config),
+            Target::SocketMap(name) => format!("map:{name}"),
+            Target::Objects { function, map } => format!("iter:{function}:{}", map.as_deref().unwrap_or("")),
         }
     }
     /// The name that load-time attributes may hold on to.
     fn name(&self) -> &str {
         match self {
-            Target::Event(name) | Target::Function { name, .. } => name,
+            Target::Event(name) | Target::Function { name, .. } | Target::Objects { function: name, .. } => name,
             _ => "",
         }
     }

@@ -107,6 +107,13 @@ impl Host {
         self.program_fd(uid, &ProgramAt { load: load.into(), pin: pin.into() })
     }
 
+    /// What the program of an iterator's link writes, run as it is read: a file that ends.
+    pub fn read_iterator(&self, uid: &str, link: &str) -> Result<OwnedFd, KernelError> {
+        let failed = || KernelError::io("reading an iterator");
+        let link = sys::open_pin(&self.bpffs.link(uid, link)).map_err(failed())?;
+        link::iterate(link.as_fd()).map_err(failed())
+    }
+
     fn kept<'a>(&'a self, uid: &'a str) -> Kept<'a> {
         Kept { bpffs: &self.bpffs, uid }
     }
@@ -114,6 +121,19 @@ impl Host {
     fn program_fd(&self, uid: &str, program: &ProgramAt) -> Result<OwnedFd, KernelError> {
         let path = self.bpffs.load(uid, &program.load).join("progs").join(escape(&program.pin));
         sys::open_pin(&path).map_err(KernelError::io(format!("opening program {}", program.pin)))
+    }
+
+    /// The map that a hook is on, of the load whose program goes there.
+    fn map_of(&self, uid: &str, hook: &Hook, load: &str) -> Result<Option<OwnedFd>, KernelError> {
+        let Some(name) = hook.target.map() else { return Ok(None) };
+        let path = self.bpffs.load(uid, load).join("maps").join(escape(name));
+        sys::open_pin(&path).map(Some).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => KernelError::TargetNotFound {
+                target: format!("map {name}"),
+                why: "of the object's maps, none that the selected programs have is called so".into(),
+            },
+            _ => KernelError::Io { what: format!("opening map {name}"), source: e },
+        })
     }
 
     /// A load from nothing.
@@ -225,7 +245,7 @@ impl Host {
     fn attach_when_free(&self, program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
         let start = Instant::now();
         loop {
-            match attach::attach(program, hook, &self.bpffs) {
+            match attach::attach(program, hook, &self.bpffs, None) {
                 Err(KernelError::HookBusy { .. }) if start.elapsed() < FREED_WITHIN => std::thread::sleep(FREED_LOOK),
                 other => return other,
             }
@@ -249,6 +269,14 @@ impl Host {
 
 fn pin(fd: &OwnedFd, path: &Path) -> Result<(), KernelError> {
     sys::pin(fd.as_fd(), path).map_err(KernelError::io(format!("pinning {}", path.display())))
+}
+
+/// Whether the pinned link is on another map.
+fn is_on_another(link: &Path, map: Option<&OwnedFd>) -> Result<bool, KernelError> {
+    let Some(map) = map else { return Ok(false) };
+    let failed = || KernelError::io("asking for the map of a link");
+    let on = sys::open_pin(link).and_then(|link| link::info(link.as_fd())).map_err(failed())?.map();
+    Ok(on.is_some_and(|on| map::info(map.as_fd()).is_ok_and(|info| info.id != on)))
 }
 
 /// Takes a pinned link off its hook; one that is not there is fine.
@@ -306,12 +334,13 @@ impl Kernel for Host {
     }
 
     fn attach(&self, uid: &str, name: &str, hook: &Hook, program: &ProgramAt) -> Result<(), KernelError> {
+        let map = self.map_of(uid, hook, &program.load)?;
         let program = self.program_fd(uid, program)?;
         if attach::needs_record(hook.kind) {
             return self.filters.attach(uid, name, hook, program.as_fd());
         }
         bpffs::make_dir(&self.bpffs.links(uid))?;
-        let link = attach::attach(program.as_fd(), hook, &self.bpffs)?;
+        let link = attach::attach(program.as_fd(), hook, &self.bpffs, map.as_ref().map(AsFd::as_fd))?;
         // Not pinned, the link goes with its descriptor: a failure here leaves nothing.
         pin(&link, &self.bpffs.link(uid, name))
     }
@@ -324,12 +353,18 @@ impl Kernel for Host {
         old: u32,
         program: &ProgramAt,
     ) -> Result<Option<Duration>, KernelError> {
+        let map = self.map_of(uid, hook, &program.load)?;
         let new = self.program_fd(uid, program)?;
         if attach::needs_record(hook.kind) {
             return self.filters.replace(uid, name, hook, old, new.as_fd()).map(|()| None);
         }
         let path = self.bpffs.link(uid, name);
-        match hook.kind.row().update {
+        // A link stays on its map: where the new load has another one, there is nothing to swap in.
+        let way = match hook.kind.row().update {
+            UpdateWay::Swap if is_on_another(&path, map.as_ref())? => UpdateWay::Beside,
+            way => way,
+        };
+        match way {
             UpdateWay::Swap => {
                 let what = || format!("updating {} on {}", hook.kind, hook.target.display());
                 let link = sys::open_pin(&path).map_err(KernelError::io(what()))?;
@@ -346,7 +381,7 @@ impl Kernel for Host {
                 let staged = PathBuf::from(format!("{}~", path.display()));
                 drop_link(&staged)?;
                 let left = sys::open_pin(&path);
-                let link = attach::attach(new.as_fd(), hook, &self.bpffs)?;
+                let link = attach::attach(new.as_fd(), hook, &self.bpffs, map.as_ref().map(AsFd::as_fd))?;
                 pin(&link, &staged)?;
                 bpffs::rename(&staged, &path)?;
                 if let Ok(left) = left {

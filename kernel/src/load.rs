@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use skep_object::btf::Kind as BtfKind;
 use skep_object::btf::sanitize::BtfFeatures;
 use skep_object::core::TargetBtf;
-use skep_object::function::FunctionKey;
-use skep_object::kind::AttachTo;
+use skep_object::function::{Function, FunctionKey};
+use skep_object::kind::{AttachTo, Kind};
 use skep_object::link::LinkedProgram;
 use skep_object::map::{MapDef, map_type};
 use skep_object::{InitialValue, ObjectError, Selection};
@@ -89,7 +89,7 @@ impl Made {
     ) -> Result<(), KernelError> {
         for key in &self.selection.programs {
             let Some(function) = request.object.function(*key) else { continue };
-            for variant in variants_of(request, &function.name) {
+            for variant in variants_of(request, function) {
                 let gate = variant.attributes.gate.as_ref().and_then(|g| self.gates.get(&gate::map_name(g)));
                 let gated = gate.map(|fd| gate::prepend(&self.linked[key], fd.as_fd()));
                 let linked = gated.as_ref().unwrap_or(&self.linked[key]);
@@ -179,14 +179,19 @@ pub fn load(
     Ok(Loaded { maps, programs })
 }
 
-/// A program that was not asked for by name is in a program array: it is loaded like the one that calls it.
-fn variants_of(request: &LoadRequest, function: &str) -> Vec<Variant> {
-    let own: Vec<Variant> = request.variants.iter().filter(|v| v.function == function).cloned().collect();
+/// A program that was not asked for by name is in a program array: it is loaded like one that may call it, which is of the
+/// same type.
+fn variants_of(request: &LoadRequest, function: &Function) -> Vec<Variant> {
+    let name = &function.name;
+    let own: Vec<Variant> = request.variants.iter().filter(|v| v.function == *name).cloned().collect();
     if !own.is_empty() {
         return own;
     }
-    let like = request.variants.first().map(|v| v.attributes.clone());
-    like.map(|attributes| Variant { function: function.to_owned(), attributes }).into_iter().collect()
+    let kind = Kind::of_section(request.object.section_of(function));
+    let alike = |variant: &&Variant| kind.is_some_and(|k| k.row().program_type == variant.attributes.program_type);
+    let like = request.variants.iter().find(alike).or(request.variants.first());
+    let variant = |like: &Variant| Variant { function: name.clone(), attributes: like.attributes.clone() };
+    like.map(variant).into_iter().collect()
 }
 
 /// Type information is a help, not a must: a kernel that refuses it gets none.

@@ -34,6 +34,7 @@ pub mod removal;
 pub mod report;
 pub mod reports;
 pub mod runtime;
+pub mod sections;
 pub mod spec;
 pub mod supervisor;
 pub mod targets;

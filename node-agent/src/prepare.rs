@@ -11,6 +11,7 @@ use skep_object::{Object, ObjectError};
 
 use crate::error::ProgramError;
 use crate::plan::{Wanted, WantedLink};
+use crate::sections;
 use crate::targets::{Lookup, Targets, gates, targets};
 use crate::view::NodeView;
 
@@ -35,6 +36,7 @@ pub fn prepare(
     view: &NodeView,
     lookup: Lookup<'_>,
 ) -> Result<Prepared, ProgramError> {
+    let spec = &*sections::completed(spec, &object)?;
     let mut maps = object.with_globals(spec.globals.iter().flatten())?;
     let mut keep = kept_maps(spec, &object)?;
     let share = shared_maps(spec, namespace);

@@ -22,8 +22,8 @@ use wildmatch::WildMatch;
 
 pub use self::lookup::{Binaries, Functions, Lookup, NotOpened, Opened};
 use self::options::{
-    cpu_event, every, function_set, netfilter, netkit_type, order, security_hook, sock_addr_type, sock_type,
-    sockopt_type, tc_type,
+    cpu_event, every, function_set, netfilter, netkit_type, order, security_hook, sk_skb_type, sock_addr_type,
+    sock_type, sockopt_type, tc_type,
 };
 use self::probes::{ManySymbols, OneSymbol};
 use crate::view::{Cgroup, Netns, NodeView, PodView};
@@ -154,6 +154,17 @@ impl Entry<'_> {
             Attach::FlowDissector(a) => {
                 self.name(Kind::FlowDissector, None);
                 self.network_namespaces(Kind::FlowDissector, Options::default(), &a.network_namespaces);
+            }
+            Attach::SkMsg(a) => self.fixed(Kind::SkMsg, Target::SocketMap(a.map.clone())),
+            Attach::SkSkb(a) => {
+                self.name(Kind::SkSkb, Some(&format!("{:?}", a.hook)));
+                let target = Target::SocketMap(a.map.clone());
+                self.hook(Kind::SkSkb, sk_skb_type(a.hook), Options::default(), None, target);
+            }
+            Attach::Iter(a) => {
+                let target = Target::Objects { function: format!("bpf_iter_{}", a.target), map: a.map.clone() };
+                self.name(Kind::Iter, Some(&a.target));
+                self.hook(Kind::Iter, types::TRACE_ITER, Options::default(), None, target);
             }
             Attach::Netfilter(a) => {
                 self.name(Kind::Netfilter, Some(&format!("{:?} {:?}", a.family, a.hook)));

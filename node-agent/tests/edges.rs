@@ -138,3 +138,34 @@ async fn a_program_waits_for_its_neighbour_and_stands_beside_it() {
     }
     assert_eq!(node.programs_in_bpffs(), 0);
 }
+
+/// Without `programs` or `attach`, what the object's sections say is attached, and what they leave out is not.
+#[tokio::test]
+async fn what_sections_say_is_attached() {
+    let mut node = Node::start().await;
+    let image = node.push("sections", "sections:v1").await;
+    let spec = |programs: &str| {
+        format!(
+            "apiVersion: skep.dev/v1alpha1\nkind: EbpfProgram\nmetadata: {{name: sections, namespace: test}}\nspec:\n  image: {{reference: {image}}}\n{programs}"
+        )
+    };
+    node.write("a.yaml", &spec(""));
+    let whole = node.until("sections", |r| r.state() == State::Ready).await;
+    let hooks: Vec<(&str, &str)> = whole.hooks.iter().map(|h| (h.function.as_str(), h.hook.as_str())).collect();
+    // The one that is called is loaded, and on no hook.
+    assert_eq!(hooks, [("on_getppid", "tracepoint"), ("on_enter", "rawTracepoint")]);
+    let functions: Vec<&str> = whole.functions.iter().map(|f| f.name.as_str()).collect();
+    assert!(functions.contains(&"on_getppid") && !functions.contains(&"on_packet"), "{functions:?}");
+
+    node.write("a.yaml", &spec("  programs: [{name: on_enter}]\n"));
+    let one = node.until("sections", |r| r.state() == State::Ready && r.hooks.len() == 1).await;
+    assert_eq!(one.hooks[0].function, "on_enter");
+
+    node.write("a.yaml", &spec("  programs: [{name: on_enter}, {name: on_packet}]\n"));
+    let refused = node.until("sections", |r| r.state() == State::Failed).await;
+    assert_eq!(refused.reason, "ObjectInvalid");
+    assert_eq!(
+        refused.message,
+        "on_packet: its section xdp does not say where it goes: write spec.programs: [{name: on_packet, attach: [{xdp: {interfaces: {primary: true}}}]}]"
+    );
+}

@@ -34,6 +34,16 @@ pub enum Reference {
     Extern(String),
 }
 
+impl Reference {
+    /// The map that is meant, or that the address is in.
+    pub fn map(&self) -> Option<usize> {
+        match self {
+            Reference::Map(map) | Reference::Value { map, .. } => Some(*map),
+            Reference::Function(_) | Reference::Extern(_) => None,
+        }
+    }
+}
+
 /// All functions, by place.
 pub fn functions(elf: &Elf, maps: &[MapDef]) -> Result<BTreeMap<FunctionKey, Function>, ObjectError> {
     let mut all = BTreeMap::new();

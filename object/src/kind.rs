@@ -18,6 +18,8 @@ pub enum Kind {
     LsmCgroup,
     SkLookup,
     FlowDissector,
+    SkMsg,
+    SkSkb,
     Netfilter,
     Tracepoint,
     RawTracepoint,
@@ -37,6 +39,7 @@ pub enum Kind {
     Fexit,
     FmodRet,
     Lsm,
+    Iter,
     Freplace,
 }
 
@@ -73,6 +76,10 @@ pub enum TargetClass {
     Functions,
     /// A system call.
     Syscall,
+    /// A map of sockets, of the program's own object.
+    SocketMap,
+    /// All objects of a kind, of the kernel.
+    Objects,
 }
 
 /// What of the attach point the kernel wants to know when the program is loaded.
@@ -129,7 +136,9 @@ mod program {
     pub const CGROUP_SKB: u32 = 8;
     pub const CGROUP_SOCK: u32 = 9;
     pub const SOCK_OPS: u32 = 13;
+    pub const SK_SKB: u32 = 14;
     pub const CGROUP_DEVICE: u32 = 15;
+    pub const SK_MSG: u32 = 16;
     pub const RAW_TRACEPOINT: u32 = 17;
     pub const CGROUP_SOCK_ADDR: u32 = 18;
     pub const FLOW_DISSECTOR: u32 = 22;
@@ -148,7 +157,10 @@ pub mod attach {
     pub const CGROUP_INET_INGRESS: u32 = 0;
     pub const CGROUP_INET_EGRESS: u32 = 1;
     pub const CGROUP_SOCK_OPS: u32 = 3;
+    pub const SK_SKB_STREAM_PARSER: u32 = 4;
+    pub const SK_SKB_STREAM_VERDICT: u32 = 5;
     pub const CGROUP_DEVICE: u32 = 6;
+    pub const SK_MSG_VERDICT: u32 = 7;
     pub const FLOW_DISSECTOR: u32 = 17;
     pub const CGROUP_SYSCTL: u32 = 18;
     pub const TRACE_RAW_TP: u32 = 23;
@@ -156,8 +168,10 @@ pub mod attach {
     pub const TRACE_FEXIT: u32 = 25;
     pub const MODIFY_RETURN: u32 = 26;
     pub const LSM_MAC: u32 = 27;
+    pub const TRACE_ITER: u32 = 28;
     pub const SK_LOOKUP: u32 = 36;
     pub const XDP: u32 = 37;
+    pub const SK_SKB_VERDICT: u32 = 38;
     pub const PERF_EVENT: u32 = 41;
     pub const TRACE_KPROBE_MULTI: u32 = 42;
     pub const LSM_CGROUP: u32 = 43;
@@ -173,7 +187,7 @@ pub mod attach {
 
 /// The table.
 #[rustfmt::skip] // one row, one line
-pub static KINDS: [Row; 34] = [
+pub static KINDS: [Row; 37] = [
     row(Kind::Xdp, "xdp", &["xdp", "xdp.frags"], program::XDP, attach::XDP, LoadTime::AttachType, TargetClass::Interface, UpdateWay::Swap, FLOOR),
     row(Kind::Tcx, "tcx", &["tcx", "tc", "classifier"], program::SCHED_CLS, 0, LoadTime::Nothing, TargetClass::Interface, UpdateWay::Swap, Release(6, 6)),
     row(Kind::Tc, "tc", &["tc", "classifier", "tcx"], program::SCHED_CLS, 0, LoadTime::Nothing, TargetClass::Interface, UpdateWay::Swap, FLOOR),
@@ -188,6 +202,8 @@ pub static KINDS: [Row; 34] = [
     row(Kind::LsmCgroup, "lsmCgroup", &["lsm_cgroup"], program::LSM, attach::LSM_CGROUP, LoadTime::BtfFunction, TargetClass::Cgroup, UpdateWay::Swap, Release(6, 0)),
     row(Kind::SkLookup, "skLookup", &["sk_lookup"], program::SK_LOOKUP, attach::SK_LOOKUP, LoadTime::AttachType, TargetClass::NetworkNamespace, UpdateWay::Swap, FLOOR),
     row(Kind::FlowDissector, "flowDissector", &["flow_dissector"], program::FLOW_DISSECTOR, attach::FLOW_DISSECTOR, LoadTime::AttachType, TargetClass::NetworkNamespace, UpdateWay::Swap, FLOOR),
+    row(Kind::SkMsg, "skMsg", &["sk_msg"], program::SK_MSG, attach::SK_MSG_VERDICT, LoadTime::AttachType, TargetClass::SocketMap, UpdateWay::Swap, Release(6, 10)),
+    row(Kind::SkSkb, "skSkb", &["sk_skb"], program::SK_SKB, 0, LoadTime::AttachType, TargetClass::SocketMap, UpdateWay::Swap, Release(6, 10)),
     row(Kind::Netfilter, "netfilter", &["netfilter"], program::NETFILTER, attach::NETFILTER, LoadTime::AttachType, TargetClass::NetworkNamespace, UpdateWay::BesideNeighbour, Release(6, 4)),
     row(Kind::Tracepoint, "tracepoint", &["tracepoint", "tp"], program::TRACEPOINT, attach::PERF_EVENT, LoadTime::Nothing, TargetClass::Event, UpdateWay::Beside, FLOOR),
     row(Kind::RawTracepoint, "rawTracepoint", &["raw_tracepoint", "raw_tp", "raw_tracepoint.w", "raw_tp.w"], program::RAW_TRACEPOINT, 0, LoadTime::Nothing, TargetClass::Event, UpdateWay::Beside, FLOOR),
@@ -207,6 +223,7 @@ pub static KINDS: [Row; 34] = [
     row(Kind::Fexit, "fexit", &["fexit", "fexit.s"], program::TRACING, attach::TRACE_FEXIT, LoadTime::BtfFunction, TargetClass::Function, UpdateWay::Beside, FLOOR),
     row(Kind::FmodRet, "fmodRet", &["fmod_ret", "fmod_ret.s"], program::TRACING, attach::MODIFY_RETURN, LoadTime::BtfFunction, TargetClass::Function, UpdateWay::Beside, FLOOR),
     row(Kind::Lsm, "lsm", &["lsm", "lsm.s"], program::LSM, attach::LSM_MAC, LoadTime::BtfFunction, TargetClass::Function, UpdateWay::Beside, FLOOR),
+    row(Kind::Iter, "iter", &["iter", "iter.s"], program::TRACING, attach::TRACE_ITER, LoadTime::BtfFunction, TargetClass::Objects, UpdateWay::Swap, FLOOR),
     row(Kind::Freplace, "freplace", &["freplace"], program::EXT, 0, LoadTime::BtfFunction, TargetClass::Function, UpdateWay::Gap, FLOOR),
 ];
 
@@ -234,6 +251,15 @@ impl Kind {
     /// Names after `cgroup/` in the sections that libbpf has for the kind.
     pub fn cgroup_sections(self) -> impl Iterator<Item = &'static str> {
         CGROUP_SECTIONS.iter().filter(move |(_, of, _)| *of == self).map(|(name, ..)| *name)
+    }
+    /// The kind that libbpf has a section for; of those that share one the first of the table.
+    pub fn of_section(section: &str) -> Option<Kind> {
+        let section = section.trim_start_matches('?');
+        let (head, hook) = section.split_once('/').unwrap_or((section, ""));
+        match CGROUP_SECTIONS.iter().find(|(name, ..)| head == "cgroup" && *name == hook) {
+            Some((_, kind, _)) => Some(*kind),
+            None => KINDS.iter().find(|row| row.sections.contains(&head)).map(|row| row.kind),
+        }
     }
     /// By the key of an `attach` entry.
     pub fn by_name(name: &str) -> Option<Kind> {

@@ -126,7 +126,9 @@ impl Object {
         })
     }
 
-    /// What these programs need: subprograms, maps, inner maps, and the programs that their program arrays start with.
+    /// What these programs need: subprograms, maps, inner maps, and the programs that their program arrays start with. Maps
+    /// that no function of the object refers to are among them, whatever is selected: they are for who looks into them from
+    /// outside, or for hooks on maps.
     pub fn select<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Result<Selection, ObjectError> {
         let mut selection = Selection { programs: BTreeSet::new(), maps: BTreeSet::new(), functions: BTreeSet::new() };
         let mut queue = Vec::new();
@@ -134,6 +136,9 @@ impl Object {
             let key = self.program(name)?.key;
             selection.programs.insert(key);
             queue.push(key);
+        }
+        for map in self.of_no_function() {
+            self.select_map(map, &mut selection, &mut queue);
         }
         while let Some(key) = queue.pop() {
             let Some(function) = self.functions.get(&key) else { continue };
@@ -152,6 +157,22 @@ impl Object {
             }
         }
         Ok(selection)
+    }
+
+    /// Maps that neither a function nor another map refers to.
+    fn of_no_function(&self) -> Vec<usize> {
+        let mut referred: BTreeSet<usize> =
+            self.functions.values().flat_map(|f| f.references.values()).filter_map(Reference::map).collect();
+        let inner = |map| {
+            self.initial_entries(map).into_iter().filter_map(|entry| match entry.value {
+                InitialValue::Map(inner) => Some(inner),
+                InitialValue::Program(_) => None,
+            })
+        };
+        referred.extend((0..self.maps.len()).flat_map(inner));
+        // What is registered with the kernel is made as it is attached.
+        let plain = |def: &MapDef| def.data.is_none() && def.map_type != map::map_type::STRUCT_OPS;
+        (0..self.maps.len()).filter(|index| plain(&self.maps[*index]) && !referred.contains(index)).collect()
     }
 
     fn select_map(&self, map: usize, selection: &mut Selection, queue: &mut Vec<FunctionKey>) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::maps::{Hex, hex};
-use super::{MapsFormat, PageFormat, PushFormat, Top, TopFormat, program};
+use super::{MapsFormat, PageFormat, PushFormat, Top, TopFormat, WatchFormat, program};
 
 #[derive(Debug, Args)]
 pub struct Prog {
@@ -25,6 +25,8 @@ pub enum ProgCommand {
     Log(ProgLog),
     /// Run a function on packets or contexts, and see what it makes of them.
     Test(ProgTest),
+    /// Print what iterators write about the objects that they go through, run now.
+    Read(ProgRead),
     /// The same as `kubectl skep top`.
     Top(Top),
 }
@@ -151,6 +153,28 @@ pub struct ProgTest {
     /// How to print it; json has the packets afterwards.
     #[arg(short, long, value_enum, default_value_t = TopFormat::Table)]
     pub output: TopFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kubectl skep prog read tasks                          On every node that runs the program
+  kubectl skep prog read tasks dump_task --node node-7
+  kubectl skep prog read tasks -o json | jq -r .line
+
+An iterator is a function with the hook iter: it runs once for each object of its kind whenever somebody reads, and writes
+what it likes. On several nodes each line says of which it is.")]
+pub struct ProgRead {
+    /// The program.
+    #[arg(value_parser = program)]
+    pub name: String,
+    /// One function; default: all that are iterators, one after the other.
+    pub function: Option<String>,
+    /// Only on this node; default: every node that runs the program.
+    #[arg(long)]
+    pub node: Option<String>,
+    /// How to print it; json: an object a line.
+    #[arg(short, long, value_enum, default_value_t = WatchFormat::Text)]
+    pub output: WatchFormat,
 }
 
 fn packet(text: &str) -> Result<Hex, String> {

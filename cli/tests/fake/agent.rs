@@ -12,11 +12,12 @@ use skep_proto::v1::inspector_server::{Inspector, InspectorServer};
 use skep_proto::v1::{
     Changes, DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DescribeProgramsResponse,
     DrainMapRequest, DumpInstructionsRequest, DumpMapRequest, End, EventFrame, FunctionStats, FunctionVerdict,
-    HookReport, Instructions, ListMapsRequest, ListMapsResponse, ListProgramsRequest, ListProgramsResponse,
-    LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, MapSchema, NameIdsRequest, NameIdsResponse, OutputFrame,
-    ProgramRef, ProgramReport, Queued, RawEntries, RunStats, State, StatsFrame, TailEventsRequest, TailOutputRequest,
-    TargetFailure, TestProgramRequest, TestProgramResponse, UpdateMapRequest, UpdateMapResponse, VerifyProgramRequest,
-    WatchMapRequest, WatchStatsRequest, WriteRecordsRequest, WriteRecordsResponse, map_frame::Frame,
+    HookReport, Instructions, IteratorText, ListMapsRequest, ListMapsResponse, ListProgramsRequest,
+    ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, MapSchema, NameIdsRequest,
+    NameIdsResponse, OutputFrame, ProgramRef, ProgramReport, Queued, RawEntries, ReadIteratorRequest, RunStats, State,
+    StatsFrame, TailEventsRequest, TailOutputRequest, TargetFailure, TestProgramRequest, TestProgramResponse,
+    UpdateMapRequest, UpdateMapResponse, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest, WriteRecordsRequest,
+    WriteRecordsResponse, map_frame::Frame,
 };
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -289,6 +290,15 @@ impl Inspector for Service {
         &self,
         _: Request<DumpInstructionsRequest>,
     ) -> Result<Response<Self::DumpInstructionsStream>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
+    type ReadIteratorStream = ReceiverStream<Result<IteratorText, Status>>;
+
+    async fn read_iterator(
+        &self,
+        _: Request<ReadIteratorRequest>,
+    ) -> Result<Response<Self::ReadIteratorStream>, Status> {
         Err(Status::unimplemented("not asked for"))
     }
 

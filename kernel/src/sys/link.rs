@@ -180,6 +180,10 @@ pub enum LinkKind {
         ino: u32,
     },
     Netfilter(NetfilterAt),
+    /// On a map.
+    Map {
+        id: u32,
+    },
     /// Kinds whose target cannot go away under them.
     Other {
         link_type: u32,
@@ -195,12 +199,21 @@ impl LinkInfo {
         }
     }
 
+    /// The map that it is on.
+    pub fn map(&self) -> Option<u32> {
+        match self.kind {
+            LinkKind::Map { id } if id != 0 => Some(id),
+            _ => None,
+        }
+    }
+
     /// The target is still there.
     pub fn is_alive(&self) -> bool {
         match self.kind {
             LinkKind::Xdp { ifindex } | LinkKind::Tcx { ifindex, .. } => ifindex != 0,
             LinkKind::Cgroup { id, .. } => id != 0,
             LinkKind::Netns { ino } => ino != 0,
+            LinkKind::Map { id } => id != 0,
             // It holds its network namespace, which lives as long as the link. Of one that somebody else detached the
             // kernel says the same as before.
             LinkKind::Netfilter(_) => true,
@@ -212,11 +225,13 @@ impl LinkInfo {
 /// enum bpf_link_type.
 mod link_type {
     pub const CGROUP: u32 = 3;
+    pub const ITER: u32 = 4;
     pub const NETNS: u32 = 5;
     pub const XDP: u32 = 6;
     pub const NETFILTER: u32 = 10;
     pub const TCX: u32 = 11;
     pub const NETKIT: u32 = 13;
+    pub const SOCKMAP: u32 = 14;
 }
 
 /// What the kernel says of the link.
@@ -245,6 +260,9 @@ pub fn info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
             let defragment = flags & DEFRAGMENT != 0;
             LinkKind::Netfilter(NetfilterAt { family, hook, priority: priority.cast_signed(), defragment })
         }
+        link_type::SOCKMAP => LinkKind::Map { id: r.words[0] },
+        // An address and a length of the kind's name, 0 without a buffer for it; then the map's id, of those that have one.
+        link_type::ITER if r.words[3] != 0 => LinkKind::Map { id: r.words[3] },
         other => LinkKind::Other { link_type: other },
     };
     Ok(LinkInfo { id: r.id, program_id: r.program_id, kind })

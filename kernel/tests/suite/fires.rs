@@ -226,6 +226,128 @@ fn flow_dissector() {
     fires(&f, "net", "count_dissected", 6, &hook(Kind::FlowDissector, 0, netns), || f.packets(5));
 }
 
+/// A connection of which one end is in the map of the load; a message each way. Sockets leave the map as they are closed.
+fn exchange(f: &Fixture) {
+    use std::io::{Read, Write};
+    use std::os::fd::AsRawFd;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    let map = skep_kernel::sys::map::Map::new(f.host.open_map(&f.uid, "l1", "sockets").unwrap()).unwrap();
+    map.update(&0u32.to_ne_bytes(), &client.as_raw_fd().to_ne_bytes(), 0).unwrap();
+    let mut text = [0; 5];
+    client.write_all(b"hello").unwrap();
+    server.read_exact(&mut text).unwrap();
+    server.write_all(b"there").unwrap();
+    client.read_exact(&mut text).unwrap();
+    assert_eq!(&text, b"there");
+}
+
+fn links_on_maps() -> (bool, &'static str) {
+    (has_release(6, 10), "KernelUnsupported")
+}
+
+#[test]
+fn sk_msg() {
+    let f = Fixture::new();
+    let hook = hook(Kind::SkMsg, 0, Target::SocketMap("sockets".into()));
+    let fired = fires_or(&f, links_on_maps(), "sockets", ("on_message", 0), &hook, || exchange(&f));
+    assert!(fired.is_none_or(|fired| fired == 1), "{fired:?} for one message sent");
+}
+
+#[test]
+fn sk_skb() {
+    for (attach_type, function, slot) in
+        [(attach::SK_SKB_VERDICT, "on_packet", 1), (attach::SK_SKB_STREAM_VERDICT, "on_stream", 3)]
+    {
+        let f = Fixture::new();
+        let hook = hook(Kind::SkSkb, attach_type, Target::SocketMap("sockets".into()));
+        fires_or(&f, links_on_maps(), "sockets", (function, slot), &hook, || exchange(&f));
+    }
+}
+
+/// A parser runs beside a verdict; alone it does not.
+#[test]
+fn sk_skb_stream_parser() {
+    if !links_on_maps().0 {
+        return println!("SKIPPED: links on maps of sockets came with Linux 6.10");
+    }
+    let f = Fixture::new();
+    let on = |attach_type| hook(Kind::SkSkb, attach_type, Target::SocketMap("sockets".into()));
+    let (parser, verdict) = (on(attach::SK_SKB_STREAM_PARSER), on(attach::SK_SKB_STREAM_VERDICT));
+    let request = request(&object("sockets"), &[("on_measured", &parser), ("on_stream", &verdict)], &[]);
+    f.load("l1", &request);
+    f.attach("l1", "on_measured", &request, &parser);
+    f.attach("l1", "on_stream", &request, &verdict);
+    exchange(&f);
+    assert!(f.hits("l1", 2) > 0, "the parser did not fire");
+    assert!(f.hits("l1", 3) > 0, "the verdict did not fire");
+}
+
+/// A load whose map is another one is attached there: the link of the older map stays with that.
+#[test]
+fn a_new_map_of_sockets_gets_a_link_of_its_own() {
+    if !links_on_maps().0 {
+        return println!("SKIPPED: links on maps of sockets came with Linux 6.10");
+    }
+    let f = Fixture::new();
+    let hook = hook(Kind::SkMsg, 0, Target::SocketMap("sockets".into()));
+    let mut own = request(&object("sockets"), &[("on_message", &hook)], &[]);
+    own.keep.clear();
+    f.load("l0", &own);
+    let link = f.attach("l0", "on_message", &own, &hook);
+    let old = f.host.observe(&f.uid).unwrap().links[&link].program_id;
+    f.load("l1", &own);
+    f.host.replace(&f.uid, &link, &hook, old, &at("l1", "on_message", &own)).unwrap();
+    exchange(&f);
+    assert_eq!(f.hits("l1", 0), 1);
+    // On the same map a program is swapped in: the link stays.
+    let before = f.host.observe(&f.uid).unwrap().links[&link].clone();
+    f.host.replace(&f.uid, &link, &hook, before.program_id, &at("l1", "on_message", &own)).unwrap();
+    assert_eq!(f.host.observe(&f.uid).unwrap().links[&link].id, before.id);
+}
+
+#[test]
+fn iter() {
+    let f = Fixture::new();
+    let target = Target::Objects { function: "bpf_iter_bpf_map".into(), map: None };
+    let hook = hook(Kind::Iter, 0, target);
+    let request = request(&object("sockets"), &[("on_maps", &hook)], &[]);
+    f.load("l1", &request);
+    let link = f.attach("l1", "on_maps", &request, &hook);
+    assert_eq!(f.hits("l1", 4), 0, "it ran before anybody read");
+    let own = f.host.observe(&f.uid).unwrap().loads["l1"].maps["hits"].id;
+    let text = read(&f, &link);
+    assert!(text.lines().any(|line| line == format!("map {own}")), "{text}");
+    assert!(f.hits("l1", 4) > 0);
+    f.host.detach(&f.uid, &link).unwrap();
+    assert!(f.host.read_iterator(&f.uid, &link).is_err(), "it can be read after it was detached");
+}
+
+#[test]
+fn iter_over_the_elements_of_a_map() {
+    let f = Fixture::new();
+    let target = Target::Objects { function: "bpf_iter_bpf_map_elem".into(), map: Some("hits".into()) };
+    let hook = hook(Kind::Iter, 0, target);
+    let request = request(&object("sockets"), &[("on_elements", &hook)], &[]);
+    f.load("l1", &request);
+    let link = f.attach("l1", "on_elements", &request, &hook);
+    let expected: String = (0..16).map(|slot| format!("slot {slot}\n")).collect();
+    assert_eq!(read(&f, &link), expected);
+    // Without its map it says what is missing.
+    let hook =
+        super::fixture::hook(Kind::Iter, 0, Target::Objects { function: "bpf_iter_bpf_map_elem".into(), map: None });
+    let error = f.host.attach(&f.uid, "x", &hook, &at("l1", "on_elements", &request)).unwrap_err();
+    assert!(error.to_string().contains("name it in map"), "{error}");
+}
+
+fn read(f: &Fixture, link: &str) -> String {
+    use std::io::Read;
+    let mut text = String::new();
+    std::fs::File::from(f.host.read_iterator(&f.uid, link).unwrap()).read_to_string(&mut text).unwrap();
+    text
+}
+
 #[test]
 fn netfilter() {
     let mut f = Fixture::new();

@@ -6,6 +6,7 @@ mod drops;
 mod dump;
 mod events;
 mod insns;
+mod iterators;
 mod line;
 mod names;
 mod output;
@@ -28,9 +29,9 @@ use skep_proto::v1::{
     DeleteMapEntriesRequest, DeleteMapEntriesResponse, DescribeProgramsRequest, DescribeProgramsResponse,
     DrainMapRequest, DumpInstructionsRequest, DumpMapRequest, ListMapsRequest, ListMapsResponse, ListProgramsRequest,
     ListProgramsResponse, LookupMapRequest, LookupMapResponse, MapFrame, MapInfo, NameIdsRequest, NameIdsResponse,
-    ProgramRef, ProgramReport, TailEventsRequest, TailOutputRequest, TestProgramRequest, TestProgramResponse,
-    UpdateMapRequest, UpdateMapResponse, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest, WriteRecordsRequest,
-    WriteRecordsResponse, datum::Datum, lookup_map_request::Key,
+    ProgramRef, ProgramReport, ReadIteratorRequest, TailEventsRequest, TailOutputRequest, TestProgramRequest,
+    TestProgramResponse, UpdateMapRequest, UpdateMapResponse, VerifyProgramRequest, WatchMapRequest, WatchStatsRequest,
+    WriteRecordsRequest, WriteRecordsResponse, datum::Datum, lookup_map_request::Key,
 };
 use skep_proto::value::from_json;
 use tokio::sync::{Mutex, Semaphore, mpsc};
@@ -347,6 +348,14 @@ impl Inspector for InspectorService {
         let namespace = request.get_ref().program.as_ref().map(|p| p.namespace.clone()).unwrap_or_default();
         self.authorizer.check(&request, &namespace, GET_MAPS).await?;
         self.instructions(request.into_inner()).await.map(Response::new)
+    }
+
+    type ReadIteratorStream = iterators::Texts;
+
+    async fn read_iterator(&self, request: Request<ReadIteratorRequest>) -> Result<Response<iterators::Texts>, Status> {
+        let namespace = request.get_ref().program.as_ref().map(|p| p.namespace.clone()).unwrap_or_default();
+        self.authorizer.check(&request, &namespace, GET_MAPS).await?;
+        self.iterators(request.into_inner()).await.map(Response::new)
     }
 
     type TailOutputStream = output::Output;

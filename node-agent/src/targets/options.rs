@@ -4,6 +4,7 @@ use skep_crds::cgroup::{SockAddrHook, SockHook, SockoptHook};
 use skep_crds::many::KernelFunctions;
 use skep_crds::netns;
 use skep_crds::network::{Direction, NetkitEnd, Place as End, Position, ProgramFunction};
+use skep_crds::sockets::SkSkbHook;
 use skep_crds::tracing::{CpuEvent, PerfEvent};
 use skep_kernel::hook::{Family, FunctionSet, Neighbour, Netfilter, NetfilterHook, Order};
 use skep_kernel::sys::perf::{Event, Every};
@@ -94,6 +95,14 @@ pub(super) fn netkit_type(sender: NetkitEnd) -> u32 {
     match sender {
         NetkitEnd::Primary => types::NETKIT_PRIMARY,
         NetkitEnd::Peer => types::NETKIT_PEER,
+    }
+}
+
+pub(super) fn sk_skb_type(hook: SkSkbHook) -> u32 {
+    match hook {
+        SkSkbHook::Verdict => types::SK_SKB_VERDICT,
+        SkSkbHook::StreamVerdict => types::SK_SKB_STREAM_VERDICT,
+        SkSkbHook::StreamParser => types::SK_SKB_STREAM_PARSER,
     }
 }
 

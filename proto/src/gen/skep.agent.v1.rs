@@ -1958,6 +1958,22 @@ pub struct OutputFrame {
     #[prost(uint64, tag = "3")]
     pub lost: u64,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadIteratorRequest {
+    #[prost(message, optional, tag = "1")]
+    pub program: ::core::option::Option<ProgramRef>,
+    /// Default: all iterators of the program, one after the other.
+    #[prost(string, tag = "2")]
+    pub function: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct IteratorText {
+    /// As the program wrote it: a line may go on in the next.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub data: ::prost::bytes::Bytes,
+    #[prost(string, tag = "2")]
+    pub function: ::prost::alloc::string::String,
+}
 /// At most 10,000 in all.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NameIdsRequest {
@@ -2345,6 +2361,21 @@ pub mod inspector_client {
             req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "TailOutput"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// What the program of an iterator writes, run as it is read. Needs `get` on `ebpfprograms/maps`.
+        pub async fn read_iterator(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReadIteratorRequest>,
+        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::IteratorText>>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/skep.agent.v1.Inspector/ReadIterator");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("skep.agent.v1.Inspector", "ReadIterator"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// What the node calls interfaces, tasks and cgroups, now; one that is not there is left out. Needs `get` on
         /// `ebpfprograms/maps` in all namespaces: they may be anybody's.
         pub async fn name_ids(
@@ -2492,6 +2523,15 @@ pub mod inspector_server {
             &self,
             request: tonic::Request<super::TailOutputRequest>,
         ) -> std::result::Result<tonic::Response<Self::TailOutputStream>, tonic::Status>;
+        /// Server streaming response type for the ReadIterator method.
+        type ReadIteratorStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::IteratorText, tonic::Status>>
+            + std::marker::Send
+            + 'static;
+        /// What the program of an iterator writes, run as it is read. Needs `get` on `ebpfprograms/maps`.
+        async fn read_iterator(
+            &self,
+            request: tonic::Request<super::ReadIteratorRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ReadIteratorStream>, tonic::Status>;
         /// What the node calls interfaces, tasks and cgroups, now; one that is not there is left out. Needs `get` on
         /// `ebpfprograms/maps` in all namespaces: they may be anybody's.
         async fn name_ids(
@@ -3018,6 +3058,35 @@ pub mod inspector_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TailOutputSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/skep.agent.v1.Inspector/ReadIterator" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReadIteratorSvc<T: Inspector>(pub Arc<T>);
+                    impl<T: Inspector> tonic::server::ServerStreamingService<super::ReadIteratorRequest> for ReadIteratorSvc<T> {
+                        type Response = super::IteratorText;
+                        type ResponseStream = T::ReadIteratorStream;
+                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::ReadIteratorRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as Inspector>::read_iterator(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReadIteratorSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)
