@@ -100,7 +100,7 @@ fn bars(command: &str) -> Result<String, Box<dyn Error>> {
         keys: counts.iter().flat_map(|(slot, _)| slot.to_ne_bytes()).collect::<Vec<u8>>().into(),
         values: counts.iter().flat_map(|(_, count)| count.to_ne_bytes()).collect::<Vec<u8>>().into(),
     };
-    let entries = unpack(&schema, &entries)?;
+    let entries = unpack(&schema, &entries)?.collect();
     Ok(hist::render(&hist, &[Contents::new("node-1".to_owned(), schema, entries, None)])?)
 }
 

@@ -4,8 +4,9 @@ use skep_proto::v1::DrainMapRequest;
 
 use crate::agent::Agent;
 use crate::args::{DumpFormat, Global, MapsDrain};
-use crate::dump::{Contents, jsonl, progress, receive, render};
+use crate::dump::{Contents, print, progress, receive};
 use crate::edit::chosen;
+use crate::entries::{Entries, unpack};
 use crate::error::Error;
 use crate::output;
 use crate::source::{self, Access};
@@ -25,15 +26,14 @@ pub async fn run(global: &Global, drain: &MapsDrain) -> Result<(), Error> {
             };
             let stream = agent.drain(request).await?;
             let mut taken: Option<Contents> = None;
-            let ended = receive(&agent, stream, &bar, None, |schema, entries| {
+            let ended = receive(&agent, stream, &bar, None, |schema, frame, _| {
+                let part = |entries| Contents::new(agent.node.clone(), schema.clone(), entries, None);
+                let entries = unpack(schema, frame)?;
                 if drain.output == DumpFormat::Jsonl {
-                    let part = Contents::new(agent.node.clone(), schema.clone(), entries, None);
-                    bar.suspend(|| output::print(&jsonl(&[part])))?;
-                } else {
-                    let empty = || Contents::new(agent.node.clone(), schema.clone(), Vec::new(), None);
-                    taken.get_or_insert_with(empty).entries.extend(entries);
+                    return bar.suspend(|| print(&[part(entries.collect())], drain.output, false));
                 }
-                Ok(None)
+                taken.get_or_insert_with(|| part(Entries::default())).entries.extend(entries);
+                Ok(())
             })
             .await;
             arrived(&agent, taken, ended.map(|(contents, _)| contents))
@@ -45,7 +45,7 @@ pub async fn run(global: &Global, drain: &MapsDrain) -> Result<(), Error> {
     let mut answers = asked?;
     if drain.output != DumpFormat::Jsonl {
         answers.answers.iter_mut().for_each(Contents::sort);
-        output::print(&render(&answers.answers, drain.output, answers.several))?;
+        print(&answers.answers, drain.output, answers.several)?;
     }
     answers.complete()
 }

@@ -1,12 +1,9 @@
 //! `maps dump`: what is in a map.
 
 use std::collections::BTreeMap;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Serialize;
 use serde_json::Value;
 use skep_object::btf::percpu::{self, Reduce};
 use skep_proto::v1::map_frame::Frame;
@@ -16,12 +13,12 @@ use crate::agent::{Agent, Frames};
 use crate::args::{DumpFormat, Global, MapsDump, PerCpu};
 use crate::columns::{Column, Side, columns};
 use crate::deadline::within;
-use crate::entries::{Entry, unpack};
+use crate::entries::{Entries, Entry, unpack};
 use crate::error::Error;
 use crate::names::{self, Names};
-use crate::order::{Ranks, compare};
 use crate::output::{self, counted, note};
 use crate::queue::{Queue, place};
+use crate::rows::{self, Form, rows};
 use crate::schema::Schema;
 use crate::source::{self, Access};
 use crate::table::Table;
@@ -31,7 +28,7 @@ use crate::table::Table;
 pub struct Contents {
     pub node: String,
     pub schema: Schema,
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
     /// Of a map of maps, what is in them, by the outer map's keys.
     pub inner: BTreeMap<Vec<u8>, Inner>,
     /// How the values of all CPUs are shown, if it was said.
@@ -45,17 +42,8 @@ pub struct Contents {
 pub struct Inner {
     /// Absent where it could not be read, for that reason.
     pub schema: Option<Schema>,
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
     pub reason: String,
-}
-
-/// One entry decoded; the shape of `-o json`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-struct Row<'a> {
-    node: &'a str,
-    key: Value,
-    /// Of a per-CPU map a list with one value per CPU; of a map of maps an object with the id and the entries.
-    value: Value,
 }
 
 /// Runs the command.
@@ -69,17 +57,18 @@ pub async fn run(global: &Global, dump: &MapsDump) -> Result<(), Error> {
                 return contents(&agent, &namespace, dump, &progress).await;
             }
             // As they come: a map may have more entries than anybody keeps.
-            let whole = read(&agent, &namespace, dump, &progress, |schema, entries| {
+            let whole = read(&agent, &namespace, dump, &progress, |schema, frame, kept| {
                 if of_maps(schema) {
-                    return Ok(Some(entries));
+                    kept.extend(unpack(schema, frame)?);
+                    return Ok(());
                 }
+                let entries = unpack(schema, frame)?.collect();
                 let part = Contents::new(agent.node.clone(), schema.clone(), entries, dump.per_cpu);
-                progress.suspend(|| output::print(&jsonl(&[part])))?;
-                Ok(None)
+                progress.suspend(|| print(&[part], dump.output, false))
             })
             .await?;
             // What is in an inner map comes after its place in the outer one.
-            progress.suspend(|| output::print(&jsonl(std::slice::from_ref(&whole))))?;
+            progress.suspend(|| print(std::slice::from_ref(&whole), dump.output, false))?;
             Ok(whole)
         }
     })
@@ -92,10 +81,7 @@ pub async fn run(global: &Global, dump: &MapsDump) -> Result<(), Error> {
     if dump.top.is_none() {
         answers.answers.iter_mut().for_each(Contents::sort);
     }
-    match dump.output {
-        DumpFormat::Json => output::print_all(&json(&answers.answers))?,
-        format => output::print(&render(&answers.answers, format, answers.several))?,
-    }
+    print(&answers.answers, dump.output, answers.several)?;
     answers.complete()
 }
 
@@ -116,20 +102,27 @@ pub async fn contents(
     dump: &MapsDump,
     progress: &ProgressBar,
 ) -> Result<Contents, Error> {
-    let mut contents = read(agent, namespace, dump, progress, |_, entries| Ok(Some(entries))).await?;
+    let keep = |schema: &Schema, frame: &RawEntries, kept: &mut Entries| {
+        kept.extend(unpack(schema, frame)?);
+        if dump.top.is_none() {
+            kept.presort(&schema.key);
+        }
+        Ok(())
+    };
+    let mut contents = read(agent, namespace, dump, progress, keep).await?;
     if dump.output == DumpFormat::Table {
         contents.names = names::ask(agent, &contents.ids()).await;
     }
     Ok(contents)
 }
 
-/// Hands on entries as they come; returns those that were not taken.
+/// Hands on entries as they come, and where those are put that are returned in the end.
 async fn read(
     agent: &Agent,
     namespace: &str,
     dump: &MapsDump,
     progress: &ProgressBar,
-    on: impl FnMut(&Schema, Vec<Entry>) -> Result<Option<Vec<Entry>>, Error>,
+    on: impl FnMut(&Schema, &RawEntries, &mut Entries) -> Result<(), Error>,
 ) -> Result<Contents, Error> {
     let request = DumpMapRequest {
         program: Some(agent.program(namespace, &dump.name).await?),
@@ -172,10 +165,10 @@ pub async fn receive(
     mut stream: Frames<MapFrame>,
     progress: &ProgressBar,
     per_cpu: Option<PerCpu>,
-    mut on: impl FnMut(&Schema, Vec<Entry>) -> Result<Option<Vec<Entry>>, Error>,
+    mut on: impl FnMut(&Schema, &RawEntries, &mut Entries) -> Result<(), Error>,
 ) -> Result<(Contents, End), Error> {
     let (mut schema, mut queue) = (None, Queue::default());
-    let (mut entries, mut inner, mut inside) = (Vec::new(), BTreeMap::<Vec<u8>, Inner>::new(), None);
+    let (mut entries, mut inner, mut inside) = (Entries::default(), BTreeMap::<Vec<u8>, Inner>::new(), None);
     loop {
         let next = within(agent.timeout, "reading the map", stream.next()).await;
         match next.map_err(|error| queue.late(&agent.node, error))?.and_then(|message| message.frame) {
@@ -196,7 +189,7 @@ pub async fn receive(
                 let schema = schema.as_ref().ok_or(Error::Schema("entries came before the description"))?;
                 match inside.as_ref().and_then(|key: &Vec<u8>| inner.get_mut(key)) {
                     Some(inner) => inner.add(&frame)?,
-                    None => entries.extend(on(schema, unpack(schema, &frame)?)?.unwrap_or_default()),
+                    None => on(schema, &frame, &mut entries)?,
                 }
                 progress.inc(u64::from(frame.count));
             }
@@ -238,7 +231,7 @@ impl Inner {
 }
 
 impl Contents {
-    pub fn new(node: String, schema: Schema, entries: Vec<Entry>, per_cpu: Option<PerCpu>) -> Self {
+    pub fn new(node: String, schema: Schema, entries: Entries, per_cpu: Option<PerCpu>) -> Self {
         Contents { node, schema, entries, inner: BTreeMap::new(), per_cpu, names: Names::default() }
     }
 
@@ -257,51 +250,15 @@ impl Contents {
         .collect()
     }
 
-    /// By key: a hash has no order of its own, and the same map should look the same twice.
+    /// By key.
     pub fn sort(&mut self) {
-        sort(&self.schema, &mut self.entries);
+        self.entries.sort(&self.schema.key);
         for inner in self.inner.values_mut() {
             if let Some(schema) = &inner.schema {
-                sort(schema, &mut inner.entries);
+                inner.entries.sort(&schema.key);
             }
         }
     }
-
-    fn rows(&self) -> impl Iterator<Item = Row<'_>> {
-        self.entries.iter().map(|entry| self.row(entry))
-    }
-
-    fn row(&self, entry: &Entry) -> Row<'_> {
-        let value = value(&self.schema, entry, self.per_cpu);
-        let value = match self.inner.get(&entry.key[..]) {
-            Some(inner) => inner.value(value, self.per_cpu),
-            None => value,
-        };
-        Row { node: &self.node, key: entry.key(&self.schema), value }
-    }
-}
-
-impl Inner {
-    /// With the id under which the kernel has it.
-    fn value(&self, id: Value, per_cpu: Option<PerCpu>) -> Value {
-        let entry = |schema: &Schema, entry: &Entry| serde_json::json!({"key": entry.key(schema), "value": value(schema, entry, per_cpu)});
-        match &self.schema {
-            Some(schema) if self.reason.is_empty() => {
-                let entries: Vec<Value> = self.entries.iter().map(|one| entry(schema, one)).collect();
-                serde_json::json!({"id": id, "entries": entries})
-            }
-            _ => serde_json::json!({"id": id, "reason": self.reason}),
-        }
-    }
-}
-
-fn sort(schema: &Schema, entries: &mut Vec<Entry>) {
-    if let Some(ranks) = Ranks::of(&schema.key) {
-        return entries.sort_by_cached_key(|entry| ranks.rank(&entry.key));
-    }
-    let mut keyed: Vec<(Value, Entry)> = entries.drain(..).map(|entry| (entry.key(schema), entry)).collect();
-    keyed.sort_by(|(a, _), (b, _)| compare(a, b));
-    entries.extend(keyed.into_iter().map(|(_, entry)| entry));
 }
 
 /// Whether its values are maps.
@@ -309,13 +266,12 @@ fn of_maps(schema: &Schema) -> bool {
     schema.map.r#type.ends_with("_of_maps")
 }
 
-/// A value; of a per-CPU map those of all CPUs, or what they come to.
-fn value(schema: &Schema, entry: &Entry, per_cpu: Option<PerCpu>) -> Value {
-    let mut values = entry.values(schema);
-    match per_cpu.unwrap_or(PerCpu::Each).reduce() {
-        _ if !schema.is_per_cpu() => values.pop().unwrap_or_default(),
-        None => Value::Array(values),
-        Some(how) => percpu::reduce(&schema.value, how, entry.each(schema)),
+/// Prints them; `nodes`: rows say of which node they are.
+pub fn print(all: &[Contents], format: DumpFormat, nodes: bool) -> Result<(), Error> {
+    match format {
+        DumpFormat::Json => rows::print(all, Form::List, |piece| output::print_bytes(&piece)),
+        DumpFormat::Jsonl => rows::print(all, Form::Lines, |piece| output::print_bytes(&piece)),
+        other => output::print(&render(all, other, nodes)),
     }
 }
 
@@ -323,52 +279,22 @@ fn value(schema: &Schema, entry: &Entry, per_cpu: Option<PerCpu>) -> Value {
 pub fn render(all: &[Contents], format: DumpFormat, nodes: bool) -> String {
     match format {
         DumpFormat::Table => table(all, nodes),
-        DumpFormat::Json => json(all).concat(),
-        DumpFormat::Yaml => output::yaml(&all.iter().flat_map(Contents::rows).collect::<Vec<_>>()),
-        DumpFormat::Jsonl => jsonl(all),
+        DumpFormat::Json => json(all, Form::List),
+        DumpFormat::Yaml => output::yaml(&all.iter().flat_map(rows).collect::<Vec<_>>()),
+        DumpFormat::Jsonl => json(all, Form::Lines),
         DumpFormat::Csv => csv(all, nodes),
         DumpFormat::Raw => raw(all, nodes),
     }
 }
 
-/// Entries that one thread makes text of at once.
-const AT_ONCE: usize = 8192;
-
-/// A list of all entries, in parts: large maps are text by gigabytes, of which several threads make their shares.
-pub fn json(all: &[Contents]) -> Vec<String> {
-    let work: Vec<(&Contents, &[Entry])> =
-        all.iter().flat_map(|of| of.entries.chunks(AT_ONCE).map(move |some| (of, some))).collect();
-    let parts: Vec<OnceLock<String>> = work.iter().map(|_| OnceLock::new()).collect();
-    let next = AtomicUsize::new(0);
-    let share = || {
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some((of, some)) = work.get(index) else { return };
-            let list = output::json(&some.iter().map(|entry| of.row(entry)).collect::<Vec<_>>());
-            let rows = list.strip_prefix('[').and_then(|rest| rest.strip_suffix("\n]\n")).unwrap_or(&list);
-            // Nobody else has this index.
-            let _set = parts[index].set(format!("{}{rows}", if index == 0 { "[" } else { "," }));
-        }
-    };
-    std::thread::scope(|scope| {
-        let others = std::thread::available_parallelism().map_or(1, usize::from).min(work.len());
-        for _ in 1..others {
-            scope.spawn(share);
-        }
-        share();
+fn json(all: &[Contents], form: Form) -> String {
+    let mut text = Vec::new();
+    // Into memory: nothing can fail.
+    let _ = rows::print(all, form, |piece| {
+        text.extend(piece);
+        Ok(())
     });
-    let last = if work.is_empty() { "[]\n" } else { "\n]\n" };
-    parts.into_iter().filter_map(OnceLock::into_inner).chain([last.to_owned()]).collect()
-}
-
-/// An entry a line.
-pub fn jsonl(all: &[Contents]) -> String {
-    let mut text = String::new();
-    for row in all.iter().flat_map(Contents::rows) {
-        text.push_str(&serde_json::to_string(&row).unwrap_or_default());
-        text.push('\n');
-    }
-    text
+    String::from_utf8(text).unwrap_or_default()
 }
 
 /// The table's cells as RFC 4180 has them. Nodes that do not agree on the types, as during a rollout, have a header each.
@@ -385,7 +311,7 @@ fn csv(all: &[Contents], nodes: bool) -> String {
 fn raw(all: &[Contents], nodes: bool) -> String {
     let mut text = String::new();
     for contents in all {
-        for entry in &contents.entries {
+        for entry in contents.entries.iter() {
             if nodes {
                 text.push_str(&contents.node);
                 text.push(' ');
@@ -393,7 +319,7 @@ fn raw(all: &[Contents], nodes: bool) -> String {
             text.push_str(&entry.raw(&contents.schema));
             text.push('\n');
             // Below the outer map's entry, set in.
-            let inner = contents.inner.get(&entry.key[..]);
+            let inner = contents.inner.get(entry.key);
             for (schema, entry) in inner.iter().flat_map(|inner| inner.each()) {
                 text.push_str(&format!("  {}\n", entry.raw(schema)));
             }
@@ -427,7 +353,7 @@ fn alike(all: &[Contents]) -> Vec<Vec<&Contents>> {
 
 impl Inner {
     /// Its entries, and what they mean.
-    fn each(&self) -> impl Iterator<Item = (&Schema, &Entry)> {
+    fn each(&self) -> impl Iterator<Item = (&Schema, Entry<'_>)> {
         self.schema.iter().flat_map(|schema| self.entries.iter().map(move |entry| (schema, entry)))
     }
 }
@@ -452,7 +378,7 @@ fn cells<'a>(alike: &'a [&'a Contents], nodes: bool) -> impl Iterator<Item = Vec
     entries.flat_map(move |(contents, entry)| {
         let lead = nodes.then(|| contents.node.clone());
         let own: Vec<String> = lead.into_iter().chain(row(&contents.schema, entry, contents)).collect();
-        let inner = contents.inner.get(&entry.key[..]).into_iter().flat_map(Inner::each);
+        let inner = contents.inner.get(entry.key).into_iter().flat_map(Inner::each);
         let mut rows: Vec<Vec<String>> =
             inner.map(|(schema, entry)| own.iter().cloned().chain(row(schema, entry, contents)).collect()).collect();
         if rows.is_empty() {
@@ -466,7 +392,7 @@ fn cells<'a>(alike: &'a [&'a Contents], nodes: bool) -> impl Iterator<Item = Vec
 const DIFFERS: &str = "(differs)";
 
 /// The cells of an entry; of a per-CPU one the sums, if nothing else was said.
-fn row(schema: &Schema, entry: &Entry, of: &Contents) -> Vec<String> {
+fn row(schema: &Schema, entry: Entry<'_>, of: &Contents) -> Vec<String> {
     let how = of.per_cpu.map_or(Some(Reduce::Sum), PerCpu::reduce);
     let (key, per_cpu) = (entry.key(schema), schema.is_per_cpu());
     let one = match how {

@@ -78,8 +78,8 @@ pub async fn get(global: &Global, get: &MapsGet) -> Result<(), Error> {
             };
             let answer = agent.lookup(request).await.map_err(|error| explained(error, [get.key.as_str()]))?;
             let schema = Schema::new(answer.schema.ok_or(Error::Schema("it has no description"))?)?;
-            let entry = Entry { key: answer.raw_key, values: answer.raw_value };
-            let entries = if answer.found { vec![entry] } else { Vec::new() };
+            let entry = Entry { key: &answer.raw_key, values: &answer.raw_value };
+            let entries = answer.found.then_some(entry).into_iter().collect();
             Ok(Contents::new(agent.node.clone(), schema, entries, None))
         }
     })

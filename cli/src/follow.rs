@@ -3,20 +3,20 @@
 use std::time::Instant;
 
 use skep_proto::v1::map_frame::Frame;
-use skep_proto::v1::{Changes, RawEntries, WatchMapRequest};
+use skep_proto::v1::{Changes, WatchMapRequest};
 
 use crate::agent::Agent;
-use crate::entries::{Entry, unpack};
+use crate::entries::{Entry, pieces, unpack};
 use crate::error::Error;
 use crate::queue::Queue;
 use crate::schema::Schema;
 
 /// One entry of a look.
 #[derive(Debug, PartialEq)]
-pub struct Change {
-    pub entry: Entry,
+pub struct Change<'a> {
+    pub entry: Entry<'a>,
     /// What it was; zeroes for a new one.
-    pub before: Entry,
+    pub before: Entry<'a>,
     pub added: bool,
 }
 
@@ -62,11 +62,10 @@ pub async fn follow(
 }
 
 /// The changed entries of a frame.
-pub fn unpacked(schema: &Schema, frame: &Changes) -> Result<Vec<Change>, Error> {
+pub fn unpacked<'a>(schema: &Schema, frame: &'a Changes) -> Result<Vec<Change<'a>>, Error> {
     let Some(entries) = &frame.entries else { return Ok(Vec::new()) };
-    let before = RawEntries { values: frame.before.clone(), ..entries.clone() };
-    let pairs = unpack(schema, entries)?.into_iter().zip(unpack(schema, &before)?);
     let added = |index: usize| frame.added.iter().any(|at| *at as usize == index);
+    let pairs = unpack(schema, entries)?.zip(pieces(schema, entries.count, &entries.keys, &frame.before)?);
     Ok(pairs.enumerate().map(|(index, (entry, before))| Change { entry, before, added: added(index) }).collect())
 }
 

@@ -100,10 +100,10 @@ fn histograms(hist: &Hist, all: &[Contents]) -> Result<Vec<Histogram>, Error> {
         let bucket = Counter::parse("bucket", &hist.bucket, schema)?;
         let count = Counter::parse("count", &hist.count, schema)?;
         let by = hist.by.as_deref().map(member).transpose()?;
-        for entry in &contents.entries {
+        for entry in contents.entries.iter() {
             let each: Vec<&[u8]> = entry.each(schema).collect();
             let first = each.first().copied().unwrap_or_default();
-            let which = bucket.number(&entry.key, first).unwrap_or(Number::ZERO);
+            let which = bucket.number(entry.key, first).unwrap_or(Number::ZERO);
             let Some(slot) = slot(which) else {
                 let message = format!(
                     "--bucket: {} is {which}, and buckets are 0 to {}: name the member that says which",
@@ -112,9 +112,9 @@ fn histograms(hist: &Hist, all: &[Contents]) -> Result<Vec<Histogram>, Error> {
                 );
                 return Err(Error::Usage(message));
             };
-            let sum: Number = each.iter().filter_map(|value| count.number(&entry.key, value)).sum();
+            let sum: Number = each.iter().filter_map(|value| count.number(entry.key, value)).sum();
             let node = hist.per_node.then(|| contents.node.clone());
-            let by = by.as_ref().map(|by| by.decode(&[&entry.key, first]));
+            let by = by.as_ref().map(|by| by.decode(&[entry.key, first]));
             let at = groups.iter().position(|(of, value, _)| *of == node && *value == by);
             let at = at.unwrap_or_else(|| {
                 groups.push((node, by, Counts::new()));

@@ -42,6 +42,7 @@ pub mod prog;
 pub mod push;
 pub mod queue;
 pub mod reports;
+mod rows;
 pub mod schema;
 pub mod screen;
 pub mod show;

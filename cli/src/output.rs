@@ -12,15 +12,13 @@ use crate::table::printable;
 
 /// Prints a whole text.
 pub fn print(text: &str) -> Result<(), Error> {
-    print_all(&[text])
+    print_bytes(text.as_bytes())
 }
 
-/// Prints texts, one after the other.
-pub fn print_all(texts: &[impl AsRef<str>]) -> Result<(), Error> {
+/// Prints a piece of a text.
+pub fn print_bytes(piece: &[u8]) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
-    let mut all = texts.iter();
-    let printed = all.try_for_each(|text| out.write_all(text.as_ref().as_bytes())).and_then(|()| out.flush());
-    printed.map_err(|problem| match problem.kind() {
+    out.write_all(piece).and_then(|()| out.flush()).map_err(|problem| match problem.kind() {
         ErrorKind::BrokenPipe => Error::ReaderGone,
         _ => Error::Output(problem),
     })

@@ -173,9 +173,9 @@ fn grown(node: &str, schema: &Schema, frame: &Changes, member: &str) -> Result<V
     let member = Member::parse(member, &[("key", &schema.key), ("value", &schema.value)])
         .map_err(|e| Error::Usage(e.to_string()))?;
     let columns = columns(&schema.key, &schema.value);
-    let of = |Change { entry, before, .. }: Change| {
+    let of = |Change { entry, before, .. }: Change<'_>| {
         let each = before.each(schema).zip(entry.each(schema));
-        let grown: f64 = each.filter_map(|(was, is)| member.growth(&[&entry.key, was], &[&entry.key, is])).sum();
+        let grown: f64 = each.filter_map(|(was, is)| member.growth(&[entry.key, was], &[entry.key, is])).sum();
         let (key, value) = (entry.key(schema), entry.one(schema));
         let cells = columns.iter().map(|column| match column.side {
             Side::Key => column.cell(&key),

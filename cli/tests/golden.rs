@@ -6,7 +6,7 @@ use std::path::Path;
 use jiff::Timestamp;
 use kubectl_skep::args::DumpFormat;
 use kubectl_skep::dump::{self, Contents};
-use kubectl_skep::entries::unpack;
+use kubectl_skep::entries::{Entry, unpack};
 use kubectl_skep::maps::{self, MapRow};
 use kubectl_skep::schema::Schema;
 use kubectl_skep::view::{Deletion, Event, NodeState, Program, TargetFailure};
@@ -181,7 +181,7 @@ fn contents(node: &str, sources: &[u8]) -> Contents {
         }
     }
     (frame.keys, frame.values) = (keys.into(), values.into());
-    let entries = unpack(&schema, &frame).unwrap();
+    let entries = unpack(&schema, &frame).unwrap().collect();
     Contents::new(node.into(), schema, entries, None)
 }
 
@@ -214,12 +214,15 @@ fn dump_shows_a_map_in_every_format() {
 
 #[test]
 fn a_cpu_that_wrote_nothing_says_nothing() {
-    let mut one = contents("node-1", &[1]);
-    let kept = |values: &[u8], first: usize| [&values[..first], &vec![0; values.len() - first]].concat().into();
-    one.entries[0].values = kept(&one.entries[0].values, 16);
-    golden("dump-idle-cpu.txt", &dump::render(&[one.clone()], DumpFormat::Table, false));
-    one.entries[0].values = kept(&one.entries[0].values, 0);
-    assert!(dump::render(&[one], DumpFormat::Table, false).ends_with("0         NEW\n"));
+    let one = contents("node-1", &[1]);
+    let Entry { key, values } = one.entries.iter().next().unwrap();
+    let kept = |first: usize| {
+        let values = [&values[..first], &vec![0; values.len() - first]].concat();
+        let entries = [Entry { key, values: &values }].into_iter().collect();
+        dump::render(&[Contents { entries, ..one.clone() }], DumpFormat::Table, false)
+    };
+    golden("dump-idle-cpu.txt", &kept(16));
+    assert!(kept(0).ends_with("0         NEW\n"));
 }
 
 /// Large maps are made text of in parts, by several threads.
@@ -236,7 +239,6 @@ fn parts_come_to_one_list() {
     let text = dump::render(&all, DumpFormat::Json, true);
     let list: Vec<Row> = serde_json::from_str(&text).unwrap();
     assert_eq!(list.len(), 20_001);
-    assert!(dump::json(&all).len() > 3);
     assert_eq!(text, output::json(&list), "and is indented as a whole would be");
     let lines = dump::render(&all, DumpFormat::Jsonl, true);
     let lines: Vec<Row> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -252,7 +254,7 @@ fn values_without_a_size_are_as_long_as_their_stride() {
     let schema = MapSchema { map: Some(map), key, value, values_per_entry: 1, value_stride: 4, ..MapSchema::default() };
     let schema = Schema::new(schema).unwrap();
     let frame = RawEntries { count: 1, keys: vec![0, 16, 0, 0, 1, 0, 0, 0].into(), values: vec![1, 2, 3, 4].into() };
-    let entries = unpack(&schema, &frame).unwrap();
+    let entries = unpack(&schema, &frame).unwrap().collect();
     let text = dump::render(&[Contents::new("n".into(), schema, entries, None)], DumpFormat::Jsonl, false);
     assert_eq!(text, "{\"node\":\"n\",\"key\":\"0x100001000\",\"value\":\"0x01020304\"}\n");
 }

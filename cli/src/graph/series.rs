@@ -95,7 +95,7 @@ impl Looks {
         let looks = of.times.len();
         for Change { entry, .. } in unpacked(schema, frame)? {
             // Of a per-CPU map the sum.
-            let numbers = entry.each(schema).filter_map(|value| counter.number(&entry.key, value));
+            let numbers = entry.each(schema).filter_map(|value| counter.number(entry.key, value));
             let number = numbers.reduce(Number::add).map(Kept::from);
             let track = of
                 .tracks

@@ -30,7 +30,7 @@ impl FieldDesc {
 }
 
 /// `record`: a flexible array at the end goes on to the end of `bytes`.
-fn value(desc: &TypeDesc, bytes: &[u8], record: bool) -> Value {
+pub(super) fn value(desc: &TypeDesc, bytes: &[u8], record: bool) -> Value {
     let Some(own) = bytes.get(..desc.size as usize) else { return Value::Null };
     if let Some(shown) = desc.name.format.decode(&desc.kind, own) {
         return shown;
@@ -79,7 +79,7 @@ fn members(fields: &[FieldDesc], is_union: bool, bytes: &[u8], record: bool, int
     }
 }
 
-fn bit_field(field: &FieldDesc, bytes: &[u8]) -> Value {
+pub(super) fn bit_field(field: &FieldDesc, bytes: &[u8]) -> Value {
     let (size, first, shift) = (field.bit_size, field.bit_offset as usize / 8, field.bit_offset % 8);
     let last = (u64::from(field.bit_offset) + u64::from(size)).div_ceil(8) as usize;
     let Some(raw) = bytes.get(first..last).filter(|_| size <= 64) else { return Value::Null };
@@ -147,7 +147,9 @@ pub(super) fn escaped(text: &[u8]) -> Option<u8> {
 }
 
 pub(super) fn le_u64(bytes: &[u8]) -> u64 {
-    bytes.iter().take(8).rev().fold(0, |acc, b| acc << 8 | u64::from(*b))
+    let (mut wide, own) = ([0; 8], bytes.len().min(8));
+    wide[..own].copy_from_slice(&bytes[..own]);
+    u64::from_le_bytes(wide)
 }
 
 /// By the bytes' own sign.

@@ -12,6 +12,7 @@ pub mod filter;
 pub mod format;
 pub(crate) mod nesting;
 pub mod percpu;
+pub mod print;
 pub mod rate;
 pub mod sanitize;
 pub mod signature;

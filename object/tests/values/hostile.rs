@@ -7,11 +7,13 @@ use skep_object::btf::desc::{TypeDesc, TypeKind};
 use skep_object::btf::encode::encode;
 
 use crate::builder::Builder;
+use crate::print;
 
 /// Decodes, encodes what came out, and decodes records: whatever comes of it.
 fn exercise(desc: &TypeDesc, bytes: &[u8]) {
     let shown = desc.decode(bytes);
     let _ = desc.decode_record(bytes);
+    print::check(desc, bytes, "hostile");
     let _ = encode(desc, &shown);
     let _ = encode(desc, &mangled(shown));
 }

@@ -82,7 +82,7 @@ fn bits(rng: &mut Rng) -> TypeDesc {
 }
 
 /// `texts`: with texts, which do not write again what follows their end.
-fn any(rng: &mut Rng, depth: u32, texts: bool) -> TypeDesc {
+pub fn any(rng: &mut Rng, depth: u32, texts: bool) -> TypeDesc {
     match rng.u32(0..if depth == 0 { 3 } else { 7 }) {
         0 => scalar(rng),
         1 => formatted(rng),
@@ -160,7 +160,7 @@ fn tidy(desc: &TypeDesc, bytes: &mut [u8]) {
 }
 
 /// Bytes of all kinds: random, few, extreme, and ASCII so that texts have backslashes and digits.
-fn bytes(rng: &mut Rng, len: usize) -> Vec<u8> {
+pub fn bytes(rng: &mut Rng, len: usize) -> Vec<u8> {
     let alphabet: &[u8] = match rng.u32(0..4) {
         0 => b"\\x41f0\xff\xc3\xa9\0",
         1 => &[0, 1],

@@ -4,5 +4,6 @@
 mod builder;
 mod hostile;
 mod inverse;
+mod print;
 mod shapes;
 mod write;

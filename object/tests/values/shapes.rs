@@ -10,6 +10,8 @@ use skep_object::btf::encode::encode;
 use skep_object::btf::sanitize::BtfFeatures;
 use skep_object::btf::{Btf, Kind};
 
+use crate::print;
+
 /// The type and the bytes of the data section.
 fn data() -> (TypeDesc, Vec<u8>) {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/c/shapes.bpf.c");
@@ -37,6 +39,7 @@ fn every_shape_is_shown_as_documented() {
     }
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(text, expected, "if the new output is right, run again with SKEP_BLESS=1");
+    print::check(&desc, &bytes, "shapes");
 }
 
 #[test]
