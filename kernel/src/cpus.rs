@@ -39,6 +39,32 @@ pub fn on<T>(cpu: u32, what: impl FnOnce() -> T) -> T {
     result
 }
 
+/// Makes this thread one that yields: `niceness` as nice(1) counts, and `slice_ns` is the longest that it runs while another
+/// waits, where the kernel goes by that (Linux 6.12; others decide themselves, and take some milliseconds).
+pub fn yielding(niceness: i32, slice_ns: u64) -> io::Result<()> {
+    /// struct sched_attr (include/uapi/linux/sched/types.h), SCHED_ATTR_SIZE_VER0.
+    #[repr(C)]
+    #[derive(Default)]
+    struct SchedAttr {
+        size: u32,
+        policy: u32,
+        flags: u64,
+        nice: i32,
+        priority: u32,
+        runtime: u64,
+        deadline: u64,
+        period: u64,
+    }
+    let size = size_of::<SchedAttr>() as u32;
+    let policy = libc::SCHED_OTHER.cast_unsigned();
+    let attr = SchedAttr { size, policy, nice: niceness, runtime: slice_ns, ..SchedAttr::default() };
+    // SAFETY: `attr` is a live struct that says its own size; 0 is the calling thread.
+    match unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The kernel's list format: `0-3,8`. Ids need not be contiguous; values are laid out by id.
 fn parse(list: &str) -> Option<u32> {
     list.rsplit(['-', ',']).next()?.parse::<u32>().ok()?.checked_add(1)

@@ -10,6 +10,8 @@ use crate::error::ProgramError;
 
 /// As nice(1) counts: a tenth of the processor that others want too.
 const NICENESS: i32 = 10;
+/// The longest that such work runs while others wait: a lookup waits for it once on the way in, and what comes after.
+const SLICE_NS: u64 = 200_000;
 
 /// Runs work that blocks, `nicely` or as others do; a panic in it is an error, not the agent's end.
 pub async fn apart<T: Send + 'static>(
@@ -21,7 +23,8 @@ pub async fn apart<T: Send + 'static>(
     let run = move || {
         let _runtime = runtime.enter();
         // Of this thread alone. Where it may not be changed, it is as urgent as anything.
-        let _nice = nicely.then(|| rustix::process::setpriority_process(None, NICENESS));
+        let own = rustix::process::getpriority_process(None).unwrap_or(0);
+        let _nice = nicely.then(|| skep_kernel::cpus::yielding(NICENESS.max(own), SLICE_NS));
         // A panic drops the sender.
         let _nobody = sender.send(work());
     };

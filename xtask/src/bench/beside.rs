@@ -1,6 +1,7 @@
 //! What other users of a node feel while 200 clients dump a map of a million entries over and over.
 //!
-//! The clients run at the lowest priority: elsewhere they are on other machines, and what is measured is the agent.
+//! The clients run when nobody else wants to (SCHED_IDLE): elsewhere they are on other machines, and what is measured is the
+//! agent.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -64,8 +65,8 @@ struct Clients(Child);
 
 impl Clients {
     fn start(node: &Node) -> Result<Self> {
-        let mut clients = Command::new("nice");
-        clients.args(["-n", "19"]).arg(build::binary("examples").join("bench_clients")).arg(node.socket());
+        let mut clients = Command::new("chrt");
+        clients.args(["--idle", "0"]).arg(build::binary("examples").join("bench_clients")).arg(node.socket());
         clients.args(["bench", "flows", "flows", &CLIENTS.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut clients = Clients(clients.spawn().context("bench_clients does not start")?);
         let output = clients.0.stdout.as_mut().context("bench_clients has no output")?;
