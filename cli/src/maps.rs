@@ -6,7 +6,7 @@ use skep_proto::v1::MapInfo;
 use crate::args::{Global, MapsFormat, MapsLs};
 use crate::error::Error;
 use crate::output::{self, note};
-use crate::source::{self, Access};
+use crate::source::{self, Access, Of};
 use crate::table::Table;
 
 /// A map on a node; also the shape of `-o json`.
@@ -57,7 +57,8 @@ impl MapRow {
 /// Runs the command.
 pub async fn run(global: &Global, ls: &MapsLs) -> Result<(), Error> {
     let name = ls.name.clone().unwrap_or_default();
-    let answers = source::ask(global, Access::Read, ls.node.as_deref(), ls.name.as_deref(), |agent, namespace| {
+    let of = if ls.all_namespaces { Of::Everything } else { ls.name.as_ref().into() };
+    let answers = source::ask(global, Access::Read, ls.node.as_deref(), of, |agent, namespace| {
         let name = name.clone();
         async move {
             let maps = agent.maps(&namespace, &name).await?;
@@ -72,7 +73,7 @@ pub async fn run(global: &Global, ls: &MapsLs) -> Result<(), Error> {
     if rows.is_empty() && ls.name.is_some() {
         return Err(Error::Absent(format!("EbpfProgram {name} does not run there, or has no maps")));
     }
-    let namespaces = global.socket.is_some() && global.namespace.is_none();
+    let namespaces = ls.all_namespaces || global.socket.is_some() && global.namespace.is_none();
     match ls.output {
         MapsFormat::Json => output::print(&output::json(&rows))?,
         MapsFormat::Yaml => output::print(&output::yaml(&rows))?,

@@ -7,7 +7,7 @@ use skep_proto::v1::{OutputFrame, TailOutputRequest};
 use crate::args::{Global, Printed, WatchFormat};
 use crate::error::Error;
 use crate::output::{self, counted, note};
-use crate::source::{self, Access};
+use crate::source::{self, Access, Of};
 use crate::table::printable;
 
 /// A line; the shape of `-o json`.
@@ -28,7 +28,9 @@ pub async fn run(global: &Global, printed: &Printed) -> Result<(), Error> {
         (Some(_), false) => Source::Stdout,
         (Some(_), true) => Source::Stderr,
     };
-    let answers = source::ask(global, Access::Follow, node, name, |agent, namespace| async move {
+    // bpf_printk is no one program's, nor one namespace's.
+    let of = name.map_or(Of::Everything, Of::Program);
+    let answers = source::ask(global, Access::Follow, node, of, |agent, namespace| async move {
         let program = match name {
             Some(name) => Some(agent.program(&namespace, name).await?),
             None => None,

@@ -8,7 +8,7 @@ use crate::deadline::within;
 use crate::error::Error;
 use crate::maps::bytes;
 use crate::output::{self, note};
-use crate::source::{self, Access, Answers};
+use crate::source::{self, Access, Answers, Of};
 use crate::table::{Table, printable};
 
 /// A function on a node; also the shape of `-o json`.
@@ -101,18 +101,20 @@ impl Row {
 }
 
 /// What is loaded of a program, or of all, on each node.
-pub async fn functions(global: &Global, name: Option<&str>, node: Option<&str>) -> Result<Answers<Vec<Row>>, Error> {
+pub async fn functions(global: &Global, of: Of<'_>, node: Option<&str>) -> Result<Answers<Vec<Row>>, Error> {
+    let name = if let Of::Program(name) = of { name } else { "" };
     let asked = |agent: crate::agent::Agent, namespace: String| async move {
-        let functions = agent.functions(&namespace, name.unwrap_or_default()).await?;
+        let functions = agent.functions(&namespace, name).await?;
         Ok(functions.into_iter().map(|facts| Row::new(&agent.node, facts)).collect::<Vec<_>>())
     };
-    source::ask(global, Access::Read, node, name, asked).await
+    source::ask(global, Access::Read, node, of, asked).await
 }
 
 /// `prog ls`.
 pub async fn ls(global: &Global, ls: &ProgLs) -> Result<(), Error> {
     let name = ls.name.as_deref().unwrap_or_default();
-    let answers = functions(global, ls.name.as_deref(), ls.node.as_deref()).await?;
+    let of = if ls.all_namespaces { Of::Everything } else { ls.name.as_ref().into() };
+    let answers = functions(global, of, ls.node.as_deref()).await?;
     let mut rows: Vec<&Row> = answers.answers.iter().flatten().collect();
     let order =
         |row: &Row| (row.namespace.clone(), row.program.clone(), row.function.clone(), row.node.clone(), row.id);
@@ -120,7 +122,7 @@ pub async fn ls(global: &Global, ls: &ProgLs) -> Result<(), Error> {
     if rows.is_empty() && ls.name.is_some() {
         return Err(Error::Absent(format!("EbpfProgram {name} has nothing loaded there")));
     }
-    let namespaces = global.socket.is_some() && global.namespace.is_none();
+    let namespaces = ls.all_namespaces || global.socket.is_some() && global.namespace.is_none();
     match ls.output {
         MapsFormat::Json => output::print(&output::json(&rows))?,
         MapsFormat::Yaml => output::print(&output::yaml(&rows))?,
@@ -256,14 +258,14 @@ pub(crate) fn cells(row: &Busy) -> [String; 5] {
     ]
 }
 
-pub(crate) fn table(rows: &[&Busy], nodes: bool) -> String {
+pub(crate) fn table(rows: &[&Busy], nodes: bool, namespaces: bool) -> String {
     let titles = ["PROGRAM", "FUNCTION", "ID", "RUNS/S", "NS/RUN", "CPU", "MISSES"];
-    let node = nodes.then_some("NODE");
-    let mut table = Table::new(node.into_iter().chain(titles), 0);
+    let lead = |node, namespace| nodes.then_some(node).into_iter().chain(namespaces.then_some(namespace));
+    let mut table = Table::new(lead("NODE", "NAMESPACE").chain(titles), 0);
     for row in rows {
         let cells = cells(row);
         let own = [row.program.as_str(), &row.function].into_iter().chain(cells.iter().map(String::as_str));
-        table.row(nodes.then_some(row.node.as_str()).into_iter().chain(own));
+        table.row(lead(row.node.as_str(), row.namespace.as_str()).chain(own));
     }
     table.render()
 }
@@ -283,7 +285,7 @@ mod tests {
         let before = [function(1, 100, 1_000)];
         let frame = StatsFrame { elapsed_us: 500_000, functions: vec![function(1, 600, 101_000), function(2, 9, 9)] };
         let rows = busy("n1", &before, &frame);
-        let shown = table(&rows.iter().collect::<Vec<_>>(), true);
+        let shown = table(&rows.iter().collect::<Vec<_>>(), true, false);
         let wanted = "NODE   PROGRAM   FUNCTION   ID   RUNS/S   NS/RUN   CPU     MISSES\n\
                       n1     flows     count      1    1000.0   200      0.02%   0\n";
         assert_eq!(shown, wanted, "one that is new has no rate yet");

@@ -5,11 +5,12 @@ use crate::error::Error;
 use crate::maps::bytes;
 use crate::output;
 use crate::prog::{Row, functions};
+use crate::source::Of;
 use crate::table::{Table, printable};
 
 /// Runs the command.
 pub async fn run(global: &Global, show: &ProgShow) -> Result<(), Error> {
-    let answers = functions(global, Some(&show.name), show.node.as_deref()).await?;
+    let answers = functions(global, Of::Program(&show.name), show.node.as_deref()).await?;
     let mut rows: Vec<&Row> = answers.answers.iter().flatten().collect();
     let all = rows.iter().map(|row| row.function.clone()).collect::<std::collections::BTreeSet<_>>();
     rows.retain(|row| show.function.as_ref().is_none_or(|function| row.function == *function));

@@ -57,20 +57,37 @@ pub enum Access {
     Write,
 }
 
-/// Asks the socket's agent, or that of `node`, or those of all nodes on which `name` (absent: any program) runs. `ask`
-/// gets the agent and the namespace.
-pub async fn ask<T, F, Fut>(
+/// Whose nodes are asked.
+#[derive(Clone, Copy, Debug)]
+pub enum Of<'a> {
+    /// Those that run a program of the namespace.
+    Program(&'a str),
+    /// Those that run any of the namespace.
+    Namespace,
+    /// Those that run any; the namespace is empty then.
+    Everything,
+}
+
+impl<'a, T: AsRef<str> + ?Sized> From<Option<&'a T>> for Of<'a> {
+    fn from(program: Option<&'a T>) -> Self {
+        program.map_or(Of::Namespace, |name| Of::Program(name.as_ref()))
+    }
+}
+
+/// Asks the socket's agent, or that of `node`, or those of all nodes that are meant. `ask` gets the agent and the
+/// namespace.
+pub async fn ask<'a, T, F, Fut>(
     global: &Global,
     access: Access,
     node: Option<&str>,
-    name: Option<&str>,
+    of: impl Into<Of<'a>>,
     ask: F,
 ) -> Result<Answers<T>, Error>
 where
     F: Fn(Agent, String) -> Fut,
     Fut: Future<Output = Result<T, Error>>,
 {
-    let answers = asked(global, access, node, name, ask, |_, _| ()).await?;
+    let answers = asked(global, access, node, of.into(), ask, |_, _| ()).await?;
     for (node, error) in &answers.failures {
         note(failure(node, &error.to_string()));
     }
@@ -78,10 +95,10 @@ where
 }
 
 /// Reads as [`ask`] does what does not end by itself; `failed` is told at once of a node that fails, and nobody else is.
-pub async fn follow<T, F, Fut>(
+pub async fn follow<'a, T, F, Fut>(
     global: &Global,
     node: Option<&str>,
-    name: Option<&str>,
+    of: impl Into<Of<'a>>,
     ask: F,
     failed: impl Fn(&str, &Error),
 ) -> Result<Answers<T>, Error>
@@ -89,14 +106,14 @@ where
     F: Fn(Agent, String) -> Fut,
     Fut: Future<Output = Result<T, Error>>,
 {
-    asked(global, Access::Follow, node, name, ask, failed).await
+    asked(global, Access::Follow, node, of.into(), ask, failed).await
 }
 
 async fn asked<T, F, Fut>(
     global: &Global,
     access: Access,
     node: Option<&str>,
-    name: Option<&str>,
+    of: Of<'_>,
     ask: F,
     failed: impl Fn(&str, &Error),
 ) -> Result<Answers<T>, Error>
@@ -104,7 +121,7 @@ where
     F: Fn(Agent, String) -> Fut,
     Fut: Future<Output = Result<T, Error>>,
 {
-    let asked = each(global, access, node, name, ask, failed);
+    let asked = each(global, access, node, of, ask, failed);
     // Who writes does so whoever reads what is said of it.
     if access == Access::Write { asked.await } else { output::while_read(asked).await }
 }
@@ -113,7 +130,7 @@ async fn each<T, F, Fut>(
     global: &Global,
     access: Access,
     node: Option<&str>,
-    name: Option<&str>,
+    of: Of<'_>,
     ask: F,
     failed: impl Fn(&str, &Error),
 ) -> Result<Answers<T>, Error>
@@ -131,9 +148,10 @@ where
         return Ok(Answers { answers: vec![answer], failures: Vec::new(), several: false });
     }
     let cluster = Cluster::connect(global).await?;
-    let nodes = match (node, name) {
+    let namespace = if matches!(of, Of::Everything) { "" } else { cluster.namespace.as_str() };
+    let nodes = match (node, of) {
         (Some(node), _) => vec![node.to_owned()],
-        (None, Some(name)) => {
+        (None, Of::Program(name)) => {
             // Says whether it exists at all.
             let (program, _) = cluster.program(name).await?;
             let mut looks = 0;
@@ -148,17 +166,17 @@ where
                 }
             }
         }
-        (None, None) => running(&nodes(&cluster).await?, &cluster.namespace, None),
+        (None, Of::Namespace | Of::Everything) => running(&nodes(&cluster).await?, namespace, None),
     };
     if nodes.is_empty() {
         return Ok(Answers { answers: Vec::new(), failures: Vec::new(), several: true });
     }
     let gate = Gate::open(&cluster, global, access).await?;
     let at_once = if access == Access::Follow { usize::MAX } else { AT_ONCE };
-    let (gate, ask, failed, namespace, nodes_asked) = (&gate, &ask, &failed, &cluster.namespace, nodes.len());
+    let (gate, ask, failed, nodes_asked) = (&gate, &ask, &failed, nodes.len());
     let asked = stream::iter(nodes).map(|node| async move {
         let answer = match gate.agent(&node).await {
-            Ok(agent) => ask(agent, namespace.clone()).await,
+            Ok(agent) => ask(agent, namespace.to_owned()).await,
             Err(e) => Err(e),
         };
         if let Err(error) = &answer {
@@ -177,12 +195,13 @@ async fn nodes(cluster: &Cluster) -> Result<Vec<EbpfNode>, Error> {
     })
 }
 
-/// Nodes on which a program (absent: any of the namespace) has a revision.
+/// Nodes on which a program (absent: any) of the namespace (empty: of any) has a revision.
 fn running(nodes: &[EbpfNode], namespace: &str, name: Option<&str>) -> Vec<String> {
     let runs = |node: &&EbpfNode| {
         let Some(status) = &node.status else { return false };
-        let of_it =
-            |p: &&skep_crds::ebpfnode::NodeProgram| p.namespace == namespace && name.is_none_or(|n| p.name == n);
+        let of_it = |p: &&skep_crds::ebpfnode::NodeProgram| {
+            (namespace.is_empty() || p.namespace == namespace) && name.is_none_or(|n| p.name == n)
+        };
         // A status that was too long has names only.
         status.programs.iter().filter(of_it).any(|p| p.revision.is_some() || status.truncated)
     };
@@ -233,6 +252,7 @@ mod tests {
         assert_eq!(running(&nodes, "a", Some("x")), ["n1", "n3"]);
         assert_eq!(running(&nodes, "a", None), ["n1", "n2", "n3"]);
         assert!(running(&nodes, "b", None).is_empty());
+        assert_eq!(running(&nodes, "", None), ["n1", "n2", "n3"]);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::live::{self, Live};
 use crate::output::{self, note};
 use crate::prog::{Busy, busy, table};
 use crate::screen::{self, Told};
-use crate::source::{self, Access};
+use crate::source::{self, Access, Of};
 
 /// Runs the command.
 pub async fn run(global: &Global, top: &Top) -> Result<(), Error> {
@@ -28,8 +28,12 @@ pub async fn run(global: &Global, top: &Top) -> Result<(), Error> {
     if screen { on_screen(global, top).await } else { in_lines(global, top).await }
 }
 
+fn of(top: &Top) -> Of<'_> {
+    if top.all_namespaces { Of::Everything } else { top.name.as_ref().into() }
+}
+
 async fn on_screen(global: &Global, top: &Top) -> Result<(), Error> {
-    let (node, name) = (top.node.as_deref(), top.name.as_deref());
+    let (node, of) = (top.node.as_deref(), of(top));
     let board = &Told::new(Board::new(global.socket.is_none() && node.is_none(), top.sort));
     let ask = |agent: Agent, namespace| async move {
         let tell = |rows| {
@@ -39,7 +43,7 @@ async fn on_screen(global: &Global, top: &Top) -> Result<(), Error> {
         follow(&agent, namespace, top, tell).await
     };
     let failed = |node: &str, error: &Error| board.tell(|board| board.fail(node, &error.to_string()));
-    match screen::show(board, source::follow(global, node, name, ask, failed)).await? {
+    match screen::show(board, source::follow(global, node, of, ask, failed)).await? {
         // Every node ended, which none does by itself.
         Some(answers) if answers.answers.is_empty() => {
             note("no functions found");
@@ -51,13 +55,13 @@ async fn on_screen(global: &Global, top: &Top) -> Result<(), Error> {
 }
 
 async fn in_lines(global: &Global, top: &Top) -> Result<(), Error> {
-    let (node, name) = (top.node.as_deref(), top.name.as_deref());
+    let (node, of) = (top.node.as_deref(), of(top));
     let several = global.socket.is_none() && node.is_none();
     let live = &Live::new(several, |seen: &BTreeMap<String, Vec<Busy>>| print(seen, top, several));
     let ask = |agent: Agent, namespace| async move {
         live.ended(&agent.node, follow(&agent, namespace, top, |rows| live.tell(&agent.node, rows)).await)
     };
-    live.run(top.interval, source::ask(global, Access::Follow, node, name, ask)).await
+    live.run(top.interval, source::ask(global, Access::Follow, node, of, ask)).await
 }
 
 /// Hands on what each look finds, until as many as were asked for were taken.
@@ -103,5 +107,5 @@ fn print(seen: &BTreeMap<String, Vec<Busy>>, top: &Top, several: bool) -> Result
     if top.output == TopFormat::Json {
         return output::print(&(serde_json::to_string(&rows).unwrap_or_default() + "\n"));
     }
-    live::print(&table(&rows, several))
+    live::print(&table(&rows, several, top.all_namespaces))
 }

@@ -58,6 +58,8 @@ async fn programs_and_maps_of_a_cluster() {
     let maps = cluster.out(&["maps", "ls", "flows"]);
     assert!(maps.starts_with("NODE     PROGRAM   MAP"), "{maps}");
     assert!(maps.contains("\nnode-1   flows     counts   hash"), "{maps}");
+    let all = cluster.out(&["maps", "ls", "-A"]);
+    assert!(all.starts_with("NAMESPACE   NODE     PROGRAM   MAP"), "{all}");
     let dump = cluster.out(&["maps", "dump", "flows", "counts"]);
     assert!(dump.starts_with("NODE     KEY      VALUE\nnode-1   0        0\nnode-1   1        2\n"), "{}", &dump[..99]);
     assert_eq!(dump.lines().count(), 1 + (1 << 19));

@@ -23,8 +23,11 @@ pub enum KernelError {
     #[error("{what}: {limit}")]
     LimitReached { what: String, limit: String },
     #[error(
-        "map {map}: no memory for {entries} entries ({bytes} bytes of keys and values){}; lower maxEntries or raise the agent's memory limit",
-        limit.map(|limit| format!(", the agent's memory limit is {limit} bytes")).unwrap_or_default()
+        "map {map}: no memory for {entries} entries ({bytes} bytes of keys and values), {}",
+        limit.map_or_else(
+            || "the node has not so much left; lower maxEntries".to_owned(),
+            |limit| format!("the agent's memory limit is {limit} bytes; lower maxEntries or raise the agent's memory limit")
+        )
     )]
     NodeFull { map: String, entries: u32, bytes: u64, limit: Option<u64> },
     #[error("map {map}: {why}")]

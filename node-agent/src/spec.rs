@@ -66,7 +66,7 @@ mod tests {
         assert_eq!(error.reason().to_string(), "AgentTooOld");
         assert!(error.to_string().contains("spec.programs[0].attach[0].xdp.chain"), "{error}");
         let mut kind = spec();
-        kind["programs"][0]["attach"][0] = json!({"netkit": {}});
+        kind["programs"][0]["attach"][0] = json!({"kindOfTheFuture": {}});
         assert_eq!(decode(API_VERSION, &kind).unwrap_err().reason().to_string(), "AgentTooOld");
         assert_eq!(decode("skep.dev/v2", &spec()).unwrap_err().reason().to_string(), "AgentTooOld");
     }

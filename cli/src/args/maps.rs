@@ -44,6 +44,9 @@ pub struct MapsLs {
     /// One program.
     #[arg(value_parser = program)]
     pub name: Option<String>,
+    /// Those of all namespaces.
+    #[arg(short = 'A', long, conflicts_with_all = ["namespace", "name"])]
+    pub all_namespaces: bool,
     /// Only on this node; default: every node that runs the program.
     #[arg(long)]
     pub node: Option<String>,

@@ -34,6 +34,7 @@ pub enum ProgCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kubectl skep prog ls                     Functions of every program of the namespace
+  kubectl skep prog ls -A                  Of every namespace
   kubectl skep prog ls flows --node node-7 -o yaml
 
 json and yaml have all that is known: maps, links, memory, what the verifier went through.")]
@@ -41,6 +42,9 @@ pub struct ProgLs {
     /// One program.
     #[arg(value_parser = program)]
     pub name: Option<String>,
+    /// Those of all namespaces.
+    #[arg(short = 'A', long, conflicts_with_all = ["namespace", "name"])]
+    pub all_namespaces: bool,
     /// Only on this node; default: every node that runs the program.
     #[arg(long)]
     pub node: Option<String>,

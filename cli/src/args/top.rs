@@ -10,6 +10,7 @@ use super::{TopFormat, program};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kubectl skep top                                     All functions of the namespace, on every node
+  kubectl skep top -A                                  Those of all namespaces: the whole fleet
   kubectl skep top flows --node node-7 --sort runs
   kubectl skep top flows --interval 5s --looks 3 -o json
   kubectl-skep top --socket /run/skep/agent.sock       All functions of this node
@@ -23,6 +24,9 @@ pub struct Top {
     /// One program.
     #[arg(value_parser = program)]
     pub name: Option<String>,
+    /// Those of all namespaces.
+    #[arg(short = 'A', long, conflicts_with_all = ["namespace", "name"])]
+    pub all_namespaces: bool,
     /// Only on this node; default: every node that runs the program.
     #[arg(long)]
     pub node: Option<String>,

@@ -85,16 +85,14 @@ impl Authorizer {
         Ok(user)
     }
 
-    /// Root may all; a token's owner what the cluster lets them in `namespace`; everybody else nothing.
+    /// Root may all; a token's owner what the cluster lets them in `namespace`, or, if that is empty, in all namespaces;
+    /// everybody else nothing.
     pub async fn check<T>(&self, request: &Request<T>, namespace: &str, right: Right) -> Result<(), Status> {
         let user = match caller(request) {
             Caller::Root => return Ok(()),
             Caller::User(user) => user,
             Caller::Operator | Caller::Nobody => return Err(no_token()),
         };
-        if namespace.is_empty() {
-            return Err(Status::invalid_argument("namespace is empty: rights are asked for per namespace"));
-        }
         let key = (user.token, namespace.to_owned(), right);
         if self.grants.get(&key).is_some() {
             return Ok(());
@@ -192,7 +190,10 @@ async fn access(client: &kube::Client, user: &UserInfo, namespace: &str, right: 
         return Ok(());
     }
     let Right { verb, subresource } = right;
-    let message =
-        format!("{who} may not {verb} ebpfprograms/{subresource} in namespace {namespace}; bind a Role that allows it");
+    let (place, role) = match namespace {
+        "" => ("in all namespaces".to_owned(), "ClusterRole, by a ClusterRoleBinding,"),
+        one => (format!("in namespace {one}"), "Role"),
+    };
+    let message = format!("{who} may not {verb} ebpfprograms/{subresource} {place}; bind a {role} that allows it");
     Err(refuse(Code::PermissionDenied, Reason::PermissionDenied, message))
 }

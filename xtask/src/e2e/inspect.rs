@@ -60,6 +60,29 @@ pub fn watched(c: &Cluster) -> Result<()> {
     let mut rows = tables.iter().filter_map(Value::as_array).flatten();
     let busy = |row: &Value| row["runsPerSecond"].as_f64() > Some(0.0) && row["nsPerRun"].as_f64() > Some(0.0);
     ensure!(rows.any(busy), "it ran: {tables:?}");
+    everything(c)
+}
+
+/// What is of no one namespace: the viewer may see all of them.
+fn everything(c: &Cluster) -> Result<()> {
+    for list in [["prog", "ls", "-A"], ["maps", "ls", "-A"]] {
+        let rows: Value = serde_json::from_str(&c.skep(&[&list[..], &["-o", "json"]].concat())?)?;
+        let own = |row: &Value| row["namespace"] == "default" && row["program"] == "exec-events";
+        ensure!(rows.as_array().is_some_and(|rows| rows.iter().any(own)), "{list:?}: {rows}");
+        let table = c.skep(&list)?;
+        ensure!(table.starts_with("NAMESPACE"), "{table}");
+    }
+    let top = c.skep(&["top", "-A", "--looks", "2", "--interval", "500ms"])?;
+    ensure!(top.lines().next().is_some_and(|titles| titles.contains("NAMESPACE")), "{top}");
+    ensure!(top.contains("exec-events"), "{top}");
+    // bpf_printk of the whole node; nobody prints anything.
+    let mut output = c.place.kubectl_skep(&["output"]);
+    let mut output = output.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    std::thread::sleep(Duration::from_secs(4));
+    let ended = output.try_wait()?;
+    output.kill()?;
+    let said = output.wait_with_output()?;
+    ensure!(ended.is_none(), "output ended: {}", String::from_utf8_lossy(&said.stderr));
     Ok(())
 }
 
