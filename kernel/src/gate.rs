@@ -81,6 +81,7 @@ pub fn prepend(program: &LinkedProgram, gate: BorrowedFd<'_>) -> LinkedProgram {
     let mut gated = program.clone();
     gated.insns.splice(0..0, prologue);
     gated.maps.iter_mut().for_each(|m| m.slot += prologue.len());
+    gated.externs.iter_mut().for_each(|e| e.slot += prologue.len());
     // The first record of each table stands for the start of the program, which is now the gate.
     gated.func_info.iter_mut().skip(1).for_each(|record| record[0] += by);
     gated.line_info.iter_mut().skip(1).for_each(|record| record[0] += by);

@@ -69,7 +69,7 @@ impl Host {
             .variants
             .iter()
             .any(|v| matches!(v.attributes.attach_to, AttachTo::Function(_) | AttachTo::Tracepoint(_)));
-        if by_btf || request.object.has_core_relocations() { self.types() } else { None }
+        if by_btf || request.object.wants_types() { self.types() } else { None }
     }
 
     /// Opens a map of a load, or a kept one.

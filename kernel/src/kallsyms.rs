@@ -40,8 +40,39 @@ pub fn present(names: &[String]) -> io::Result<BTreeSet<String>> {
     Ok(found)
 }
 
+/// A symbol of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Symbol {
+    pub address: u64,
+    /// The module that it is of.
+    pub module: Option<String>,
+    /// There are others of its name.
+    pub ambiguous: bool,
+}
+
+/// The symbols of these names that there are.
+pub fn symbols<'n>(names: &BTreeSet<&'n str>) -> io::Result<BTreeMap<&'n str, Symbol>> {
+    let mut found: BTreeMap<&'n str, Symbol> = BTreeMap::new();
+    if names.is_empty() {
+        return Ok(found);
+    }
+    scan_lines(|address, name, module| {
+        if let Some(name) = names.get(name) {
+            let module = module.map(|module| module.trim_matches(['[', ']']).to_owned());
+            let other = |first: &mut Symbol| first.ambiguous |= first.address != address;
+            found.entry(name).and_modify(other).or_insert(Symbol { address, module, ambiguous: false });
+        }
+        None::<()>
+    })?;
+    Ok(found)
+}
+
 /// Until something is found. The file is larger than anybody wants to keep.
 fn scan<T>(mut found: impl FnMut(u64, &str) -> Option<T>) -> io::Result<Option<T>> {
+    scan_lines(|address, name, _| found(address, name))
+}
+
+fn scan_lines<T>(mut found: impl FnMut(u64, &str, Option<&str>) -> Option<T>) -> io::Result<Option<T>> {
     let mut lines = BufReader::with_capacity(64 << 10, File::open("/proc/kallsyms")?);
     let mut line = String::new();
     while lines.read_line(&mut line)? > 0 {
@@ -49,7 +80,7 @@ fn scan<T>(mut found: impl FnMut(u64, &str) -> Option<T>) -> io::Result<Option<T
         if let (Some(address), Some(_), Some(name)) = (words.next(), words.next(), words.next())
             && let Ok(address) = u64::from_str_radix(address, 16)
             && address != 0
-            && let Some(found) = found(address, name)
+            && let Some(found) = found(address, name, words.next())
         {
             return Ok(Some(found));
         }

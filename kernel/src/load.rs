@@ -12,14 +12,16 @@ use skep_object::function::{Function, FunctionKey};
 use skep_object::kind::{AttachTo, Kind};
 use skep_object::link::LinkedProgram;
 use skep_object::map::{MapDef, map_type};
-use skep_object::{InitialValue, ObjectError, Selection};
+use skep_object::{InitialValue, Object, ObjectError, Selection};
 
 use crate::error::KernelError;
+use crate::externs::{self, Externs};
 use crate::functions;
 use crate::gate;
 use crate::seam::{LoadRequest, Variant};
 use crate::sys::map::Map;
 use crate::sys::{self, program};
+use crate::{kconfig, modules};
 
 /// Everything of a load, by descriptor.
 #[derive(Debug)]
@@ -32,6 +34,7 @@ pub struct Loaded {
 /// All that programs need before they can be loaded.
 struct Made {
     selection: Selection,
+    externs: Externs,
     linked: BTreeMap<FunctionKey, LinkedProgram>,
     btf: Option<OwnedFd>,
     /// By index.
@@ -51,6 +54,7 @@ fn make(
     let object = &request.object;
     let selection = object.select(request.variants.iter().map(|v| v.function.as_str()))?;
     let linked = object.link(&selection, target)?;
+    let externs = externs::find(object, &selection.externs, target)?;
     let btf = load_btf(request);
 
     let mut maps: BTreeMap<usize, OwnedFd> = BTreeMap::new();
@@ -61,7 +65,9 @@ fn make(
             Some(fd) => fd,
             None => {
                 fresh.push(*index);
-                create_map(def, btf.as_ref().map(AsFd::as_fd))?
+                let configured = (object.config_map() == Some(*index)).then(|| configured(def, object, &selection));
+                let def = configured.transpose()?;
+                create_map(def.as_ref().unwrap_or(&request.maps[*index]), btf.as_ref().map(AsFd::as_fd))?
             }
         };
         maps.insert(*index, fd);
@@ -76,7 +82,16 @@ fn make(
         gates.insert(gate::map_name(gate), fd);
     }
 
-    Ok(Made { selection, linked, btf, maps, fresh, gates })
+    Ok(Made { selection, externs, linked, btf, maps, fresh, gates })
+}
+
+/// The map of the kernel's configuration, with what is asked of it.
+fn configured(def: &MapDef, object: &Object, selection: &Selection) -> Result<MapDef, KernelError> {
+    let mut def = def.clone();
+    if let Some(data) = &mut def.data {
+        kconfig::fill(selection.externs.iter().map(|index| &object.externs()[*index]), &mut data.bytes)?;
+    }
+    Ok(def)
 }
 
 impl Made {
@@ -95,7 +110,7 @@ impl Made {
                 let linked = gated.as_ref().unwrap_or(&self.linked[key]);
                 let btf = self.btf.as_ref().map(AsFd::as_fd);
                 let run = |load: &program::Load<'_>| run(*key, &variant, load);
-                with_program(request, linked, &variant, &self.maps, btf, target, run)?;
+                with_program(self, request, linked, &variant, btf, target, run)?;
             }
         }
         Ok(())
@@ -275,10 +290,10 @@ fn set_slot(def: &MapDef, map: &OwnedFd, slot: u32, value: &OwnedFd) -> Result<(
 
 /// Hands over what is to be loaded, with descriptors in its instructions.
 fn with_program(
+    made: &Made,
     request: &LoadRequest,
     linked: &LinkedProgram,
     variant: &Variant,
-    maps: &BTreeMap<usize, OwnedFd>,
     btf: Option<BorrowedFd<'_>>,
     target: Option<&TargetBtf>,
     run: impl FnOnce(&program::Load<'_>) -> Result<(), KernelError>,
@@ -286,15 +301,16 @@ fn with_program(
     use std::os::fd::AsRawFd;
     let mut insns = linked.insns.clone();
     for reference in &linked.maps {
-        insns[reference.slot].imm = maps[&reference.map].as_raw_fd();
+        insns[reference.slot].imm = made.maps[&reference.map].as_raw_fd();
     }
+    made.externs.write(&mut insns, &linked.externs);
     let attributes = &variant.attributes;
     let (attach_to, attach_btf_id) = match &attributes.attach_to {
         AttachTo::ProgramFunction { program, function } => {
             let (program, id) = functions::open(*program, function)?;
             (Some(program), id)
         }
-        to => (None, attach_btf_id(&variant.function, to, target)?),
+        to => attach_btf_id(&variant.function, to, target)?,
     };
     run(&program::Load {
         name: &variant.function,
@@ -308,14 +324,23 @@ fn with_program(
         line_info: &linked.line_info,
         attach_btf_id,
         attach_to: attach_to.as_ref().map(AsFd::as_fd),
+        fds: made.externs.fds(),
     })
 }
 
-fn attach_btf_id(function: &str, to: &AttachTo, target: Option<&TargetBtf>) -> Result<u32, KernelError> {
-    let (what, name, kind) = match to {
-        AttachTo::Nothing | AttachTo::ProgramFunction { .. } => return Ok(0),
-        AttachTo::Function(name) => ("kernel function", name.clone(), BtfKind::Func),
-        AttachTo::Tracepoint(name) => ("tracepoint", format!("btf_trace_{name}"), BtfKind::Typedef),
+/// Where a program attaches by the kernel's types: the id, with the types of the module that it is of.
+fn attach_btf_id(
+    function: &str,
+    to: &AttachTo,
+    target: Option<&TargetBtf>,
+) -> Result<(Option<OwnedFd>, u32), KernelError> {
+    // A tracepoint's type has no symbol; the function that runs its programs does.
+    let (what, name, symbol, kind) = match to {
+        AttachTo::Nothing | AttachTo::ProgramFunction { .. } => return Ok((None, 0)),
+        AttachTo::Function(name) => ("kernel function", name.clone(), name.clone(), BtfKind::Func),
+        AttachTo::Tracepoint(name) => {
+            ("tracepoint", format!("btf_trace_{name}"), format!("__bpf_trace_{name}"), BtfKind::Typedef)
+        }
     };
     let Some(target) = target else {
         return Err(KernelError::KernelUnsupported {
@@ -323,8 +348,16 @@ fn attach_btf_id(function: &str, to: &AttachTo, target: Option<&TargetBtf>) -> R
             why: "this kernel has no /sys/kernel/btf/vmlinux (CONFIG_DEBUG_INFO_BTF)".into(),
         });
     };
-    target.types().find(&name, kind).ok_or_else(|| KernelError::TargetNotFound {
+    if let Some(id) = target.types().find(&name, kind) {
+        return Ok((None, id));
+    }
+    if let Some(module) = modules::of_symbol(&symbol, target.types())?
+        && let Some(id) = module.types.find(&name, kind)
+    {
+        return Ok((Some(module.fd), id));
+    }
+    Err(KernelError::TargetNotFound {
         target: format!("{what} {}", name.trim_start_matches("btf_trace_")),
-        why: "the kernel's BTF does not name it; it may be inlined, static, or of another release".into(),
+        why: "neither the kernel's BTF nor that of a loaded module names it; it may be inlined, static, or of another release".into(),
     })
 }

@@ -15,6 +15,11 @@ pub fn kernel_release() -> String {
     read("/proc/sys/kernel/osrelease")
 }
 
+/// When and by whom the kernel was built, and for whom (`uname -v`).
+pub fn kernel_build() -> String {
+    read("/proc/sys/kernel/version")
+}
+
 /// New with every boot.
 pub fn boot_id() -> String {
     read("/proc/sys/kernel/random/boot_id")

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::elf::{Elf, INSN, Relocation};
 use crate::error::ObjectError;
+use crate::externs::Extern;
 use crate::insn::Insn;
 use crate::map::{MapDef, is_data_section};
 
@@ -30,8 +31,8 @@ pub enum Reference {
     Map(usize),
     /// An address inside a data section's map.
     Value { map: usize, offset: u32 },
-    /// A kernel symbol or configuration value, by name.
-    Extern(String),
+    /// What the kernel defines; an index into the object's externs.
+    Extern(usize),
 }
 
 impl Reference {
@@ -45,7 +46,11 @@ impl Reference {
 }
 
 /// All functions, by place.
-pub fn functions(elf: &Elf, maps: &[MapDef]) -> Result<BTreeMap<FunctionKey, Function>, ObjectError> {
+pub fn functions(
+    elf: &Elf,
+    maps: &[MapDef],
+    externs: &[Extern],
+) -> Result<BTreeMap<FunctionKey, Function>, ObjectError> {
     let mut all = BTreeMap::new();
     for symbol in elf.symbols.iter().filter(|s| s.is_function()) {
         let Some(section) = symbol.section else { continue };
@@ -55,22 +60,27 @@ pub fn functions(elf: &Elf, maps: &[MapDef]) -> Result<BTreeMap<FunctionKey, Fun
         all.insert(key, function);
     }
     let keys: BTreeSet<FunctionKey> = all.keys().copied().collect();
-    let mut places = HashMap::new();
+    let mut places = Places { maps: HashMap::new(), externs: HashMap::new() };
     for (index, map) in maps.iter().enumerate() {
-        places.entry((map.section, map.data.is_none().then_some(map.offset))).or_insert(index);
+        places.maps.entry((map.section, map.data.is_none().then_some(map.offset))).or_insert(index);
     }
+    places.externs.extend(externs.iter().enumerate().map(|(index, of)| (of.name.as_str(), index)));
     for function in all.values_mut() {
         function.references = references(elf, &places, &keys, function)?;
     }
     Ok(all)
 }
 
-/// Maps by section, and by offset in it; a data section is one map, whatever the offset.
-type Places = HashMap<(usize, Option<u64>), usize>;
+/// Indices of what instructions refer to.
+struct Places<'a> {
+    /// By section, and by offset in it; a data section is one map, whatever the offset.
+    maps: HashMap<(usize, Option<u64>), usize>,
+    externs: HashMap<&'a str, usize>,
+}
 
 fn references(
     elf: &Elf,
-    places: &Places,
+    places: &Places<'_>,
     keys: &BTreeSet<FunctionKey>,
     function: &Function,
 ) -> Result<BTreeMap<usize, Reference>, ObjectError> {
@@ -103,10 +113,13 @@ fn references(
     Ok(found)
 }
 
-fn relocated(elf: &Elf, places: &Places, insn: Insn, rel: &Relocation) -> Result<Reference, String> {
+fn relocated(elf: &Elf, places: &Places<'_>, insn: Insn, rel: &Relocation) -> Result<Reference, String> {
     let symbol = &elf.symbols[rel.symbol];
     let Some(target) = symbol.section else {
-        return Ok(Reference::Extern(symbol.name.clone()));
+        let index = places.externs.get(symbol.name.as_str()).copied();
+        return index
+            .map(Reference::Extern)
+            .ok_or_else(|| format!("it refers to {:?}, which is no symbol", symbol.name));
     };
     let section = &elf.sections[target];
     if section.is_code() {
@@ -119,14 +132,14 @@ fn relocated(elf: &Elf, places: &Places, insn: Insn, rel: &Relocation) -> Result
         return Ok(Reference::Function((target, address as u64)));
     }
     if is_data_section(&section.name) {
-        let map = places.get(&(target, None)).copied();
+        let map = places.maps.get(&(target, None)).copied();
         let map = map.ok_or_else(|| format!("section {} is empty", section.name))?;
         let offset = symbol.value as i64 + i64::from(insn.imm);
         let offset = u32::try_from(offset).ok().filter(|o| *o as usize <= section.size);
         let offset = offset.ok_or_else(|| format!("an address outside {}", section.name))?;
         return Ok(Reference::Value { map, offset });
     }
-    let map = places.get(&(target, Some(symbol.value)));
+    let map = places.maps.get(&(target, Some(symbol.value)));
     map.map(|map| Reference::Map(*map))
         .ok_or_else(|| format!("it refers to {} in section {}, which is no map", symbol.name, section.name))
 }

@@ -8,6 +8,7 @@ pub use crate::btf::encode::encode;
 use crate::btf::encode::encode_partial;
 use crate::btf::{Btf, Kind};
 use crate::error::ObjectError;
+use crate::externs::CONFIG_MAP;
 use crate::map::{self, MapDef};
 
 impl Object {
@@ -61,7 +62,7 @@ impl Object {
         let datasecs = btf.by_name(Kind::Datasec);
         self.maps
             .iter()
-            .filter(|m| m.data.is_some())
+            .filter(|m| m.data.is_some() && m.name != CONFIG_MAP)
             .filter_map(|m| datasecs.get(m.name.as_str()).copied())
             .flat_map(|d| btf.section_vars(d))
             .map(|v| btf.name(v.type_id))

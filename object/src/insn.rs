@@ -8,9 +8,13 @@ const CALL: u8 = 0x85;
 pub mod pseudo {
     pub const MAP_FD: u8 = 1;
     pub const MAP_VALUE: u8 = 2;
+    /// A variable or function of the kernel, by its BTF id.
+    pub const BTF_ID: u8 = 3;
     pub const FUNC: u8 = 4;
     /// On a call: pc-relative, into the program itself.
     pub const CALL: u8 = 1;
+    /// On a call: a kernel function, by its BTF id.
+    pub const KFUNC_CALL: u8 = 2;
 }
 
 /// One eight-byte slot, laid out as the kernel's `struct bpf_insn`.
@@ -47,6 +51,10 @@ impl Insn {
     }
     pub fn is_call(self) -> bool {
         self.code == CALL
+    }
+    /// A helper's call, or whatever was called before.
+    pub fn call(imm: i32) -> Insn {
+        Insn { code: CALL, regs: 0, off: 0, imm }
     }
     pub fn src(self) -> u8 {
         self.regs >> 4

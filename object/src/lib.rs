@@ -12,6 +12,7 @@ pub mod core;
 pub mod disasm;
 pub mod elf;
 pub mod error;
+pub mod externs;
 pub mod function;
 pub mod globals;
 pub mod insn;
@@ -27,6 +28,7 @@ use crate::btf::ext::BtfExt;
 use crate::core::TargetBtf;
 use crate::elf::Elf;
 pub use crate::error::ObjectError;
+use crate::externs::{Extern, What};
 use crate::function::{Function, FunctionKey, Reference};
 use crate::link::{LinkedProgram, Linker};
 use crate::map::MapDef;
@@ -41,16 +43,19 @@ pub struct Object {
     btf: Option<Btf>,
     ext: BtfExt,
     maps: Vec<MapDef>,
+    externs: Vec<Extern>,
     functions: BTreeMap<FunctionKey, Function>,
 }
 
 /// Programs of an object, and the maps they need.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     /// The programs to load: those asked for, then those that the program arrays they use hold.
     pub programs: BTreeSet<FunctionKey>,
     /// Indices into [`Object::maps`].
     pub maps: BTreeSet<usize>,
+    /// Indices into [`Object::externs`].
+    pub externs: BTreeSet<usize>,
     functions: BTreeSet<FunctionKey>,
 }
 
@@ -81,9 +86,11 @@ impl Object {
             (Some(btf), Some(i)) => btf::ext::parse(elf.bytes(i), btf)?,
             _ => BtfExt::new(),
         };
-        let maps = map::maps(&elf, btf.as_ref())?;
-        let functions = function::functions(&elf, &maps)?;
-        Ok(Object { elf, btf, ext, maps, functions })
+        let externs = externs::externs(&elf, btf.as_ref());
+        let mut maps = map::maps(&elf, btf.as_ref())?;
+        maps.extend(externs::config_map(&externs, btf.as_ref()));
+        let functions = function::functions(&elf, &maps, &externs)?;
+        Ok(Object { elf, btf, ext, maps, externs, functions })
     }
 
     /// The license, empty when the object has none.
@@ -96,15 +103,23 @@ impl Object {
     }
     /// The BTF to hand to a kernel with these features.
     pub fn btf_for_kernel(&self, features: btf::sanitize::BtfFeatures) -> Option<Vec<u8>> {
-        self.btf.as_ref().map(|b| b.for_kernel(&self.elf, features))
+        self.btf.as_ref().map(|b| b.for_kernel(&self.elf, &self.externs, features))
     }
     /// Some function of the object wants to know the kernel's types.
-    pub fn has_core_relocations(&self) -> bool {
-        self.ext.values().any(|info| !info.relocations.is_empty())
+    pub fn wants_types(&self) -> bool {
+        self.ext.values().any(|info| !info.relocations.is_empty()) || self.externs.iter().any(Extern::is_typed)
     }
-    /// Every map that the object defines.
+    /// Every map that the object defines, and that of the kernel's configuration if it asks for that.
     pub fn maps(&self) -> &[MapDef] {
         &self.maps
+    }
+    /// What the object leaves to the kernel to define.
+    pub fn externs(&self) -> &[Extern] {
+        &self.externs
+    }
+    /// The map of the kernel's configuration: its bytes are the kernel's to say.
+    pub fn config_map(&self) -> Option<usize> {
+        self.maps.iter().position(|map| map.name == externs::CONFIG_MAP && map.data.is_some())
     }
     /// Entry functions: everything outside `.text`.
     pub fn programs(&self) -> impl Iterator<Item = &Function> {
@@ -130,7 +145,7 @@ impl Object {
     /// that no function of the object refers to are among them, whatever is selected: they are for who looks into them from
     /// outside, or for hooks on maps.
     pub fn select<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> Result<Selection, ObjectError> {
-        let mut selection = Selection { programs: BTreeSet::new(), maps: BTreeSet::new(), functions: BTreeSet::new() };
+        let mut selection = Selection::default();
         let mut queue = Vec::new();
         for name in names {
             let key = self.program(name)?.key;
@@ -151,8 +166,12 @@ impl Object {
                     Reference::Map(map) | Reference::Value { map, .. } => {
                         self.select_map(*map, &mut selection, &mut queue)
                     }
-                    // Refused when linked, with the name.
-                    Reference::Extern(_) => {}
+                    Reference::Extern(of) => {
+                        selection.externs.insert(*of);
+                        if let (What::Config(_), Some(map)) = (&self.externs[*of].what, self.config_map()) {
+                            self.select_map(map, &mut selection, &mut queue);
+                        }
+                    }
                 }
             }
         }
@@ -229,7 +248,14 @@ impl Object {
                 BTreeMap::new()
             }
         };
-        let linker = Linker { elf: &self.elf, functions: &self.functions, ext: &self.ext, relocated: &relocated };
+        let linker = Linker {
+            elf: &self.elf,
+            functions: &self.functions,
+            ext: &self.ext,
+            externs: &self.externs,
+            config_map: self.config_map(),
+            relocated: &relocated,
+        };
         let mut programs = BTreeMap::new();
         let mut slots = 0;
         for function in selection.programs.iter().filter_map(|key| self.functions.get(key)) {

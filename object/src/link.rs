@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::btf::ext::BtfExt;
 use crate::elf::{Elf, INSN};
 use crate::error::ObjectError;
+use crate::externs::{Extern, What};
 use crate::function::{Function, FunctionKey, Reference};
 use crate::insn::{Insn, pseudo};
 
@@ -23,6 +24,8 @@ pub struct LinkedProgram {
     pub name: String,
     pub insns: Vec<Insn>,
     pub maps: Vec<MapReference>,
+    /// Instructions that need what the kernel defines.
+    pub externs: Vec<ExternReference>,
     /// `struct bpf_func_info` records: slot, BTF type id. Empty when a function lacks them.
     pub func_info: Vec<[u32; 2]>,
     /// `struct bpf_line_info` records: slot, file name, line, line and column.
@@ -37,12 +40,23 @@ pub struct MapReference {
     pub map: usize,
 }
 
+/// A call or a `ld_imm64` of something that the kernel defines, as the compiler left it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExternReference {
+    pub slot: usize,
+    /// Index into the object's externs.
+    pub of: usize,
+}
+
 /// What linking reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Linker<'a> {
     pub elf: &'a Elf,
     pub functions: &'a BTreeMap<FunctionKey, Function>,
     pub ext: &'a BtfExt,
+    pub externs: &'a [Extern],
+    /// The map of the kernel's configuration.
+    pub config_map: Option<usize>,
     /// Instructions after CO-RE; where a function is missing, the object's own.
     pub relocated: &'a BTreeMap<FunctionKey, Vec<Insn>>,
 }
@@ -50,10 +64,11 @@ pub struct Linker<'a> {
 impl Linker<'_> {
     /// Links the program that starts at `entry`.
     pub fn link(&self, entry: &Function) -> Result<LinkedProgram, ObjectError> {
-        let mut program = Building { placed: HashMap::new(), order: Vec::new(), insns: Vec::new(), maps: Vec::new() };
+        let mut program = Building::default();
         self.append(&mut program, entry, &entry.name)?;
         let (func_info, line_info) = self.info(&program);
-        Ok(LinkedProgram { name: entry.name.clone(), insns: program.insns, maps: program.maps, func_info, line_info })
+        let Building { insns, maps, externs, .. } = program;
+        Ok(LinkedProgram { name: entry.name.clone(), insns, maps, externs, func_info, line_info })
     }
 
     fn append(&self, program: &mut Building, function: &Function, entry: &str) -> Result<usize, ObjectError> {
@@ -88,17 +103,21 @@ impl Linker<'_> {
                     program.insns[slot].imm = 0;
                     program.maps.push(MapReference { slot, map: *map });
                 }
-                Reference::Value { map, offset } => {
-                    program.insns[slot].set_src(pseudo::MAP_VALUE);
-                    program.insns[slot].imm = 0;
-                    program.insns[slot + 1].imm = *offset as i32;
-                    program.maps.push(MapReference { slot, map: *map });
-                }
-                Reference::Extern(name) => {
-                    let reason = format!(
-                        "it uses the extern `{name}`; kernel functions, ksyms and kconfig values are not supported yet"
-                    );
-                    return Err(ObjectError::Unsupported { function: entry.to_owned(), reason });
+                Reference::Value { map, offset } => program.value(slot, *map, *offset),
+                Reference::Extern(of) => {
+                    let Extern { name, what, .. } = &self.externs[*of];
+                    let unsupported = |why: &str| {
+                        let reason = format!("it uses the extern {name}: {why}");
+                        ObjectError::Unsupported { function: entry.to_owned(), reason }
+                    };
+                    let is_call = program.insns[slot].is_call();
+                    match (what, self.config_map) {
+                        (What::Unknown(why), _) => return Err(unsupported(why)),
+                        (What::Function(_), _) => program.externs.push(ExternReference { slot, of: *of }),
+                        _ if is_call => return Err(unsupported("it is called, and is no function")),
+                        (What::Config(value), Some(map)) => program.value(slot, map, value.offset),
+                        _ => program.externs.push(ExternReference { slot, of: *of }),
+                    }
                 }
             }
         }
@@ -138,9 +157,21 @@ fn functions_only(linker: &Linker<'_>, program: &Building) -> Vec<[u32; 2]> {
     program.order.iter().map(record).collect::<Option<Vec<_>>>().unwrap_or_default()
 }
 
+#[derive(Default)]
 struct Building {
     placed: HashMap<FunctionKey, usize>,
     order: Vec<(usize, FunctionKey)>,
     insns: Vec<Insn>,
     maps: Vec<MapReference>,
+    externs: Vec<ExternReference>,
+}
+
+impl Building {
+    /// An address inside a map's value.
+    fn value(&mut self, slot: usize, map: usize, offset: u32) {
+        self.insns[slot].set_src(pseudo::MAP_VALUE);
+        self.insns[slot].imm = 0;
+        self.insns[slot + 1].imm = offset as i32;
+        self.maps.push(MapReference { slot, map });
+    }
 }

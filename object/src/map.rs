@@ -62,6 +62,11 @@ pub struct Data {
     pub read_only: bool,
 }
 
+impl Data {
+    /// Flags of the map when it is read-only.
+    pub(crate) const READ_ONLY_FLAGS: u32 = BPF_F_MMAPABLE | BPF_F_RDONLY_PROG;
+}
+
 /// Every map of the object.
 pub fn maps(elf: &Elf, btf: Option<&Btf>) -> Result<Vec<MapDef>, ObjectError> {
     let mut maps = Vec::new();
@@ -125,7 +130,7 @@ fn data_map(elf: &Elf, index: usize, datasecs: &HashMap<&str, u32>) -> Option<Ma
         key_size: 4,
         value_size: u32::try_from(section.size).ok()?,
         max_entries: 1,
-        flags: if read_only { BPF_F_MMAPABLE | BPF_F_RDONLY_PROG } else { BPF_F_MMAPABLE },
+        flags: if read_only { Data::READ_ONLY_FLAGS } else { BPF_F_MMAPABLE },
         value_type: datasecs.get(section.name.as_str()).copied().unwrap_or(0),
         data: Some(Data { bytes, read_only }),
         ..MapDef::default()

@@ -74,15 +74,10 @@ impl Arena {
         let load = Load {
             name: "skep_arena",
             program_type: SYSCALL,
-            expected_attach_type: 0,
             flags: SLEEPABLE,
             insns: &insns,
             license: "GPL",
-            btf: None,
-            func_info: &[],
-            line_info: &[],
-            attach_btf_id: 0,
-            attach_to: None,
+            ..Load::default()
         };
         let program = load.run().map_err(|refused| match refused.error.raw_os_error() {
             // Nobody can have been there: programs and processes find it by its address.

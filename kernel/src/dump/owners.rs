@@ -218,14 +218,10 @@ fn sockets(map: &Map) -> io::Result<OwnedFd> {
         name: "skep_sockets",
         program_type: TRACING,
         expected_attach_type: TRACE_ITER,
-        flags: 0,
         insns: &insns,
         license: "GPL",
-        btf: None,
-        func_info: &[],
-        line_info: &[],
         attach_btf_id,
-        attach_to: None,
+        ..Load::default()
     };
     let program = load.run().map_err(|refused| io::Error::new(refused.error.kind(), refused.log))?;
     let link = link::create(program.as_fd(), LinkTarget::Elements(map.fd()), TRACE_ITER, 0)?;

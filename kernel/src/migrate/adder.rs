@@ -49,15 +49,9 @@ impl Adder {
             let load = Load {
                 name: "skep_add",
                 program_type: RAW_TRACEPOINT,
-                expected_attach_type: 0,
-                flags: 0,
                 insns: &insns,
                 license: "GPL",
-                btf: None,
-                func_info: &[],
-                line_info: &[],
-                attach_btf_id: 0,
-                attach_to: None,
+                ..Load::default()
             };
             programs.push(load.run().map_err(|refused| KernelError::refused_load("skep_add", refused))?);
         }

@@ -68,6 +68,7 @@ pub(super) struct ProgLoad {
     pub attach_btf_id: u32,
     pub attach_fd: u32,
     pub _core_count: u32,
+    pub fds: u64,
 }
 
 #[repr(C)]

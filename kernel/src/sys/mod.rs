@@ -44,6 +44,7 @@ enum Command {
     BtfFdById = 19,
     MapLookupAndDelete = 21,
     MapFreeze = 22,
+    BtfNextId = 23,
     MapLookupBatch = 24,
     MapLookupAndDeleteBatch = 25,
     LinkCreate = 28,
@@ -161,21 +162,46 @@ pub fn trim_heap() {
     let _released = unsafe { libc::malloc_trim(0) };
 }
 
+/// The BTF of the kernel (`vmlinux`) or of a module, by its name; `None`: there is none.
+pub fn kernel_btf(name: &str) -> io::Result<Option<OwnedFd>> {
+    let mut id = 0;
+    while let Some(next) = next_id(Command::BtfNextId, id)? {
+        id = next;
+        let mut text = [0u8; 64];
+        let mut info = BtfInfo { name: text.as_mut_ptr() as u64, name_len: text.len() as u32, ..BtfInfo::default() };
+        let fd = match bpf_fd(Command::BtfFdById, &mut FdById { id, next: 0, flags: 0 }) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        // A name that does not fit is no module's.
+        let told = info_by_fd(std::os::fd::AsFd::as_fd(&fd), &mut info);
+        if told.is_ok() && info.is_kernels != 0 && field_text(&text) == name {
+            return Ok(Some(fd));
+        }
+    }
+    Ok(None)
+}
+
+/// struct bpf_btf_info (Linux 5.11).
+#[repr(C)]
+#[derive(Default)]
+struct BtfInfo {
+    btf: u64,
+    size: u32,
+    id: u32,
+    name: u64,
+    name_len: u32,
+    is_kernels: u32,
+}
+
 /// The raw BTF data with that id.
 pub fn btf_by_id(id: u32) -> io::Result<Vec<u8>> {
-    #[repr(C)]
-    #[derive(Default)]
-    struct BtfInfo {
-        btf: u64,
-        size: u32,
-        id: u32,
-    }
     let fd = bpf_fd(Command::BtfFdById, &mut FdById { id, next: 0, flags: 0 })?;
     let fd = std::os::fd::AsFd::as_fd(&fd);
     let mut info = BtfInfo::default();
     info_by_fd(fd, &mut info)?;
     let mut data = vec![0u8; info.size as usize];
-    let mut info = BtfInfo { btf: data.as_mut_ptr() as u64, size: info.size, id: 0 };
+    let mut info = BtfInfo { btf: data.as_mut_ptr() as u64, size: info.size, ..BtfInfo::default() };
     info_by_fd(fd, &mut info)?;
     Ok(data)
 }

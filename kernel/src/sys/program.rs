@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use skep_object::insn::Insn;
 
@@ -21,7 +21,7 @@ const VERIFY_LOG_SIZE: usize = 1 << 20;
 const MAX_LOG_SIZE: usize = 16 << 20;
 
 /// What to load.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Load<'a> {
     pub name: &'a str,
     pub program_type: u32,
@@ -34,8 +34,10 @@ pub struct Load<'a> {
     pub line_info: &'a [[u32; 4]],
     /// A BTF id of vmlinux, or of the program to attach to; 0: none.
     pub attach_btf_id: u32,
-    /// The program to attach to.
+    /// The program to attach to, or the types of the module that `attach_btf_id` is of.
     pub attach_to: Option<BorrowedFd<'a>>,
+    /// Types of modules, to which calls of kernel functions refer by number.
+    pub fds: &'a [RawFd],
 }
 
 /// A refused load.
@@ -102,6 +104,9 @@ impl Load<'_> {
             attach_fd: self.attach_to.map_or(0, raw),
             ..ProgLoad::default()
         };
+        if !self.fds.is_empty() {
+            attr.fds = self.fds.as_ptr() as u64;
+        }
         if let Some(btf) = self.btf {
             attr.btf_fd = raw(btf);
             attr.func_info_size = 8;
@@ -118,6 +123,14 @@ impl Load<'_> {
         }
         bpf_fd(Command::ProgLoad, &mut attr)
     }
+}
+
+/// Whether programs of a type may call a helper without arguments beyond the context.
+pub fn knows_helper(program_type: u32, helper: i32) -> bool {
+    let exit = Insn { code: 0x95, regs: 0, off: 0, imm: 0 };
+    let load =
+        Load { name: "probe", program_type, insns: &[Insn::call(helper), exit], license: "GPL", ..Load::default() };
+    load.once(&mut []).is_ok()
 }
 
 /// enum bpf_prog_type, in its order (Linux 6.18), as bpftool writes them.

@@ -109,7 +109,7 @@ fn instructions_are_those_that_libbpf_loads() {
     let object = object("trace");
     f.load("l1", &request(&object, &hooks, &[]));
     let ours = f.host.observe(&f.uid).unwrap().loads["l1"].programs.clone();
-    let Some(theirs) = libbpf_tags() else {
+    let Some(theirs) = libbpf_tags("trace") else {
         println!("SKIPPED: bpftool is not installed: tags are not compared");
         return;
     };
@@ -119,14 +119,14 @@ fn instructions_are_those_that_libbpf_loads() {
     }
 }
 
-/// Loads the programs by bpftool (libbpf) and reads their tags.
-fn libbpf_tags() -> Option<std::collections::BTreeMap<String, String>> {
+/// Loads the programs of an object by bpftool (libbpf) and reads their tags; `None`: there is no bpftool.
+pub fn libbpf_tags(name: &str) -> Option<std::collections::BTreeMap<String, String>> {
     use std::process::Command;
     Command::new("bpftool").arg("version").output().ok()?;
     let dir = tempfile::tempdir().unwrap();
-    let object = dir.path().join("trace.o");
+    let object = dir.path().join("object.o");
     // bpftool loads all or none: without what the verifier refuses and what this kernel may lack.
-    std::fs::write(&object, build("trace", &["-DEVERYWHERE"])).unwrap();
+    std::fs::write(&object, build(name, &["-DEVERYWHERE"])).unwrap();
     let pins = std::path::Path::new("/sys/fs/bpf").join(format!("skep-libbpf-{}", std::process::id()));
     let _gone = Gone(&pins);
     let loaded = Command::new("bpftool").args(["prog", "loadall"]).args([&object, &pins]).output().unwrap();

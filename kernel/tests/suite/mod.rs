@@ -1,6 +1,7 @@
 mod drift;
 mod dump;
 mod events;
+mod externs;
 mod facts;
 mod fires;
 mod fixture;

@@ -64,19 +64,7 @@ fn what_a_program_prints_is_taken_once() {
         insn(0x85, 0, KERNEL_FUNCTION, 0, function as i32),
         insn(0x95, 0, 0, 0, 0),
     ];
-    let load = Load {
-        name: "prints",
-        program_type: RAW_TRACEPOINT,
-        expected_attach_type: 0,
-        flags: 0,
-        insns: &insns,
-        license: "GPL",
-        btf: None,
-        func_info: &[],
-        line_info: &[],
-        attach_btf_id: 0,
-        attach_to: None,
-    };
+    let load = Load { name: "prints", program_type: RAW_TRACEPOINT, insns: &insns, license: "GPL", ..Load::default() };
     let program = load.run().unwrap_or_else(|refused| panic!("{}: {}", refused.error, refused.log));
     let take = |stream, most| take_stream(program.as_fd(), stream, most).unwrap();
     assert!(take(Stream::Stdout, 0).is_empty() && take(Stream::Stdout, 64).is_empty());

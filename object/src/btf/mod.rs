@@ -3,6 +3,7 @@
 //! **Guarantees.** After [`Btf::parse`] every type id and name offset in the data is in range, so that lookups need no
 //! further checks. Walks along types are bounded: chains of modifiers at 64, nesting at 32.
 
+pub mod compat;
 pub mod decode;
 pub mod desc;
 mod duration;
@@ -255,6 +256,14 @@ impl Btf {
     pub fn array_len(&self, id: u32) -> u32 {
         if self.kind(id) == Kind::Array { self.word(self.at(id) + 20) } else { 0 }
     }
+    /// A variable or function that is declared here and defined elsewhere (BTF_VAR_GLOBAL_EXTERN, BTF_FUNC_EXTERN).
+    pub fn is_extern(&self, id: u32) -> bool {
+        match self.kind(id) {
+            Kind::Var => self.word(self.at(id) + 12) == 2,
+            Kind::Func => self.vlen(id) == 2,
+            _ => false,
+        }
+    }
     /// Bytes of a value of this type; `None` when it has no size.
     pub fn size(&self, id: u32) -> Option<u64> {
         let mut factor = 1u64;
@@ -306,7 +315,7 @@ impl Btf {
         })
     }
     /// Names and types of a prototype's parameters.
-    pub fn parameters(&self, id: u32) -> impl Iterator<Item = (&str, u32)> {
+    pub fn parameters(&self, id: u32) -> impl ExactSizeIterator<Item = (&str, u32)> {
         let at = self.at(id);
         let count = if self.kind(id) == Kind::FuncProto { self.vlen(id) } else { 0 };
         (0..count).map(move |i| (self.string(self.word(at + 12 + 8 * i)), self.word(at + 16 + 8 * i)))
@@ -358,19 +367,35 @@ impl Btf {
     }
     /// The data with one more string; its offset among the strings is returned.
     pub(crate) fn with_string(&self, text: &str) -> (Vec<u8>, u32) {
+        (self.followed_by(&[], &[text.as_bytes(), &[0]].concat()), self.strings.len() as u32)
+    }
+    /// These types with those of a kernel module after them, whose ids and names count on from these.
+    pub fn extended(&self, module: &[u8]) -> Result<Btf, ObjectError> {
+        let bad = || ObjectError::BadBtf { reason: "a module's sections lie outside of it".into() };
+        let r = Reader::new(module);
+        let header = r.u32(4)? as usize;
+        let section = |at: usize| -> Result<&[u8], ObjectError> {
+            let start = header.checked_add(r.u32(at)? as usize).ok_or_else(bad)?;
+            let end = start.checked_add(r.u32(at + 4)? as usize).ok_or_else(bad)?;
+            module.get(start..end).ok_or_else(bad)
+        };
+        Btf::parse(&self.followed_by(section(8)?, section(16)?))
+    }
+    /// The data with more types and strings.
+    fn followed_by(&self, more_types: &[u8], more_strings: &[u8]) -> Vec<u8> {
         const HEADER: usize = 24;
         let types = &self.data[self.offsets.get(1).map_or(self.types_end, |o| *o as usize)..self.types_end];
         let strings = &self.data[self.strings.clone()];
-        let (types_len, strings_len) = (types.len() as u32, strings.len() as u32);
-        let mut out = Vec::with_capacity(HEADER + types.len() + strings.len() + text.len() + 1);
-        for word in [0x0001_eb9f, HEADER as u32, 0, types_len, types_len, strings_len + text.len() as u32 + 1] {
+        let types_len = (types.len() + more_types.len()) as u32;
+        let strings_len = (strings.len() + more_strings.len()) as u32;
+        let mut out = Vec::with_capacity(HEADER + types_len as usize + strings_len as usize);
+        for word in [0x0001_eb9f, HEADER as u32, 0, types_len, types_len, strings_len] {
             out.extend_from_slice(&word.to_le_bytes());
         }
-        out.extend_from_slice(types);
-        out.extend_from_slice(strings);
-        out.extend_from_slice(text.as_bytes());
-        out.push(0);
-        (out, strings_len)
+        for part in [types, more_types, strings, more_strings] {
+            out.extend_from_slice(part);
+        }
+        out
     }
     /// Changes an array's length in data made by [`Btf::with_string`].
     pub(crate) fn set_array_len(&self, data: &mut [u8], array: u32, len: u32) {

@@ -5,8 +5,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Btf, Kind};
+use super::{Btf, Kind, SectionVar};
 use crate::elf::Elf;
+use crate::externs::{CONFIG_MAP, Extern, What};
 
 /// Which BTF kinds the running kernel knows beyond those of Linux 5.15.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +32,12 @@ struct Places<'a> {
     /// Offsets of variables, by section and name.
     variables: HashMap<(usize, &'a str), u64>,
     hidden: HashSet<&'a str>,
+    /// Offsets of the kernel's configuration values.
+    config: HashMap<&'a str, u32>,
 }
 
 impl<'a> Places<'a> {
-    fn of(elf: &'a Elf) -> Self {
+    fn of(elf: &'a Elf, externs: &'a [Extern]) -> Self {
         let (mut sections, mut variables) = (HashMap::new(), HashMap::new());
         for (index, section) in elf.sections.iter().enumerate() {
             sections.entry(section.name.as_str()).or_insert(index);
@@ -45,23 +48,35 @@ impl<'a> Places<'a> {
             }
         }
         let hidden = elf.symbols.iter().filter(|s| s.is_function() && s.is_hidden()).map(|s| s.name.as_str());
-        Places { elf, sections, variables, hidden: hidden.collect() }
+        let config = externs.iter().filter_map(|of| match &of.what {
+            What::Config(value) => Some((of.name.as_str(), value.offset)),
+            _ => None,
+        });
+        Places { elf, sections, variables, hidden: hidden.collect(), config: config.collect() }
     }
 }
 
 impl Btf {
     /// The bytes to load into a kernel with `features`, for the object `elf` that this BTF came from.
-    pub fn for_kernel(&self, elf: &Elf, features: BtfFeatures) -> Vec<u8> {
+    pub fn for_kernel(&self, elf: &Elf, externs: &[Extern], features: BtfFeatures) -> Vec<u8> {
         let mut out = self.data.clone();
-        let places = Places::of(elf);
+        let places = Places::of(elf, externs);
         let int = (1..self.len()).find(|id| self.kind(*id) == Kind::Int).unwrap_or(0);
         for id in 1..self.len() {
             match self.kind(id) {
-                Kind::Datasec if matches!(self.name(id), ".ksyms" | ".kconfig") => {
+                Kind::Datasec if self.name(id) == CONFIG_MAP && self.config_section(&mut out, id, &places) => {}
+                Kind::Datasec if matches!(self.name(id), ".ksyms" | CONFIG_MAP) => {
                     self.blank_section(&mut out, id, int)
                 }
                 Kind::Datasec => self.complete_section(&mut out, id, &places),
                 Kind::Func => self.fix_linkage(&mut out, id, &places),
+                // Variables are the program's own to the kernel, and have a size.
+                Kind::Var if self.is_extern(id) => {
+                    self.put(&mut out, id, 12, 1);
+                    if self.size(self.target(id)).is_none_or(|size| size == 0) {
+                        self.put(&mut out, id, 8, int);
+                    }
+                }
                 Kind::DeclTag if !features.decl_tag => {
                     // An integer has the same trailer of four bytes.
                     self.put(&mut out, id, 0, 0);
@@ -101,8 +116,25 @@ impl Btf {
                 var.size = self.size(self.target(var.type_id)).unwrap_or(0) as u32;
             }
         }
+        self.put_section(out, id, vars, places.elf.sections[index].size as u32);
+    }
+
+    /// The kernel's configuration is a section that the loader lays out; `false`: not all of it is known.
+    fn config_section(&self, out: &mut [u8], id: u32, places: &Places<'_>) -> bool {
+        let mut vars = self.section_vars(id);
+        for var in &mut vars {
+            let size = self.size(self.target(var.type_id)).and_then(|size| u32::try_from(size).ok());
+            let (Some(offset), Some(size)) = (places.config.get(self.name(var.type_id)), size) else { return false };
+            (var.offset, var.size) = (*offset, size);
+        }
+        let end = vars.iter().map(|var| var.offset.saturating_add(var.size)).max().unwrap_or(0);
+        self.put_section(out, id, vars, end);
+        true
+    }
+
+    fn put_section(&self, out: &mut [u8], id: u32, mut vars: Vec<SectionVar>, size: u32) {
         vars.sort_by_key(|v| v.offset);
-        self.put(out, id, 8, places.elf.sections[index].size as u32);
+        self.put(out, id, 8, size);
         for (i, var) in vars.iter().enumerate() {
             self.put(out, id, 12 + 12 * i, var.type_id);
             self.put(out, id, 16 + 12 * i, var.offset);

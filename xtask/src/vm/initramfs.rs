@@ -11,8 +11,8 @@ use super::Tests;
 use super::kernels::{Files, name};
 use crate::{repo, step};
 
-/// Links and queueing that tests use, and that Debian builds as modules.
-const MODULES: [&str; 4] = ["veth", "cls_bpf", "act_bpf", "sch_ingress"];
+/// Links, queueing and connections that tests use, and that Debian builds as modules.
+const MODULES: [&str; 5] = ["veth", "cls_bpf", "act_bpf", "sch_ingress", "nf_conntrack"];
 
 const AUTHORITIES: &str = "etc/ssl/certs/ca-certificates.crt";
 
@@ -49,9 +49,20 @@ pub fn write(image: &Path, files: &Files, tests: &Tests, objects: &Path, argumen
         .with_context(|| format!("/{AUTHORITIES} is missing: run `cargo xtask setup --only vm`"))?;
     std::fs::write(at("arguments"), arguments)?;
     modules(files, &at("modules"))?;
+    configuration(files, &at("boot"))?;
     std::fs::write(at("init"), include_str!("init.sh"))?;
     std::fs::set_permissions(at("init"), std::fs::Permissions::from_mode(0o755))?;
     pack(root.path(), image)
+}
+
+/// Objects ask what the kernel was built with.
+fn configuration(files: &Files, boot: &Path) -> Result<()> {
+    std::fs::create_dir(boot)?;
+    let named = format!("config-{}", files.release);
+    let places = [files.vmlinuz.with_file_name(&named), files.vmlinuz.with_file_name("config")];
+    let config = places.iter().find(|path| path.is_file()).context("the kernel's package has no configuration")?;
+    std::fs::copy(config, boot.join(named))?;
+    Ok(())
 }
 
 fn busybox(bin: &Path) -> Result<()> {
