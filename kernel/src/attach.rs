@@ -1,6 +1,7 @@
 //! The kernel's half of the kind table: how a target becomes a link.
 
 mod many;
+mod probes;
 
 use std::fs::File;
 use std::io;
@@ -17,6 +18,7 @@ use crate::netns;
 use crate::order;
 use crate::sys::link::{self, LinkTarget, NetfilterAt};
 use crate::sys::{netlink, perf, program};
+use probes::Probe;
 
 type Attach = fn(BorrowedFd<'_>, &Hook) -> Result<OwnedFd, KernelError>;
 type AttachInOrder = fn(BorrowedFd<'_>, &Hook, &Bpffs) -> Result<OwnedFd, KernelError>;
@@ -35,45 +37,46 @@ enum Means {
     Filter,
 }
 
-/// One entry per row of [`KINDS`], in its order; a test holds it to that.
-static ATTACH: [(Kind, Means); KINDS.len()] = [
-    (Kind::Xdp, Means::Link(xdp)),
-    (Kind::Tcx, Means::LinkInOrder(tcx)),
-    (Kind::Tc, Means::Filter),
-    (Kind::Netkit, Means::LinkInOrder(netkit)),
-    (Kind::CgroupSkb, Means::Link(cgroup)),
-    (Kind::CgroupSockAddr, Means::Link(cgroup)),
-    (Kind::CgroupSock, Means::Link(cgroup)),
-    (Kind::CgroupSockopt, Means::Link(cgroup)),
-    (Kind::CgroupSysctl, Means::Link(cgroup)),
-    (Kind::CgroupDevice, Means::Link(cgroup)),
-    (Kind::SockOps, Means::Link(cgroup)),
-    (Kind::LsmCgroup, Means::Link(lsm_cgroup)),
-    (Kind::SkLookup, Means::Link(sk_lookup)),
-    (Kind::FlowDissector, Means::Link(flow_dissector)),
-    (Kind::SkMsg, Means::LinkToMap(sockets)),
-    (Kind::SkSkb, Means::LinkToMap(sockets)),
-    (Kind::Netfilter, Means::Link(netfilter)),
-    (Kind::Tracepoint, Means::Link(tracepoint)),
-    (Kind::RawTracepoint, Means::Link(raw_tracepoint)),
-    (Kind::BtfTracepoint, Means::Link(loaded_target)),
-    (Kind::PerfEvent, Means::Link(counter)),
-    (Kind::Uprobe, Means::Link(uprobe)),
-    (Kind::Uretprobe, Means::Link(uprobe)),
-    (Kind::UprobeMulti, Means::Link(many::symbols)),
-    (Kind::UretprobeMulti, Means::Link(many::symbols)),
-    (Kind::Kprobe, Means::Link(kprobe)),
-    (Kind::Kretprobe, Means::Link(kprobe)),
-    (Kind::KprobeMulti, Means::Link(many::functions)),
-    (Kind::KretprobeMulti, Means::Link(many::functions)),
-    (Kind::Ksyscall, Means::Link(many::syscall)),
-    (Kind::Kretsyscall, Means::Link(many::syscall)),
-    (Kind::Fentry, Means::Link(loaded_target)),
-    (Kind::Fexit, Means::Link(loaded_target)),
-    (Kind::FmodRet, Means::Link(loaded_target)),
-    (Kind::Lsm, Means::Link(lsm)),
-    (Kind::Iter, Means::LinkToMap(iterator)),
-    (Kind::Freplace, Means::Link(freplace)),
+/// One entry per row of [`KINDS`], in its order; a test holds it to that. The last column asks whether a kernel that loads
+/// the kind attaches it; `None`: it does.
+static ATTACH: [(Kind, Means, Option<Probe>); KINDS.len()] = [
+    (Kind::Xdp, Means::Link(xdp), None),
+    (Kind::Tcx, Means::LinkInOrder(tcx), Some(probes::ordered)),
+    (Kind::Tc, Means::Filter, None),
+    (Kind::Netkit, Means::LinkInOrder(netkit), Some(probes::ordered)),
+    (Kind::CgroupSkb, Means::Link(cgroup), Some(probes::cgroups)),
+    (Kind::CgroupSockAddr, Means::Link(cgroup), Some(probes::cgroups)),
+    (Kind::CgroupSock, Means::Link(cgroup), Some(probes::cgroups)),
+    (Kind::CgroupSockopt, Means::Link(cgroup), Some(probes::cgroups)),
+    (Kind::CgroupSysctl, Means::Link(cgroup), Some(probes::cgroups)),
+    (Kind::CgroupDevice, Means::Link(cgroup), Some(probes::cgroups)),
+    (Kind::SockOps, Means::Link(cgroup), Some(probes::cgroups)),
+    (Kind::LsmCgroup, Means::Link(lsm_cgroup), Some(probes::security_cgroups)),
+    (Kind::SkLookup, Means::Link(sk_lookup), None),
+    (Kind::FlowDissector, Means::Link(flow_dissector), None),
+    (Kind::SkMsg, Means::LinkToMap(sockets), Some(probes::sockets)),
+    (Kind::SkSkb, Means::LinkToMap(sockets), Some(probes::sockets)),
+    (Kind::Netfilter, Means::Link(netfilter), None),
+    (Kind::Tracepoint, Means::Link(tracepoint), Some(probes::events)),
+    (Kind::RawTracepoint, Means::Link(raw_tracepoint), None),
+    (Kind::BtfTracepoint, Means::Link(loaded_target), None),
+    (Kind::PerfEvent, Means::Link(counter), None),
+    (Kind::Uprobe, Means::Link(uprobe), Some(probes::uprobes)),
+    (Kind::Uretprobe, Means::Link(uprobe), Some(probes::uprobes)),
+    (Kind::UprobeMulti, Means::Link(many::symbols), Some(probes::symbols)),
+    (Kind::UretprobeMulti, Means::Link(many::symbols), Some(probes::symbols)),
+    (Kind::Kprobe, Means::Link(kprobe), Some(probes::kprobes)),
+    (Kind::Kretprobe, Means::Link(kprobe), Some(probes::kprobes)),
+    (Kind::KprobeMulti, Means::Link(many::functions), Some(probes::functions)),
+    (Kind::KretprobeMulti, Means::Link(many::functions), Some(probes::functions)),
+    (Kind::Ksyscall, Means::Link(many::syscall), Some(probes::kprobes)),
+    (Kind::Kretsyscall, Means::Link(many::syscall), Some(probes::kprobes)),
+    (Kind::Fentry, Means::Link(loaded_target), None),
+    (Kind::Fexit, Means::Link(loaded_target), None),
+    (Kind::FmodRet, Means::Link(loaded_target), None),
+    (Kind::Lsm, Means::Link(lsm), Some(probes::security)),
+    (Kind::Iter, Means::LinkToMap(iterator), None),
+    (Kind::Freplace, Means::Link(freplace), None),
 ];
 
 /// The kind is held by a record, not by a link.
@@ -95,6 +98,11 @@ pub fn attach(
         Means::LinkInOrder(attach) => attach(program, hook, bpffs),
         Means::Filter => Err(wrong_target(hook)),
     }
+}
+
+/// Whether this kernel attaches the kind, of which it loaded `program`.
+pub(crate) fn probe(kind: Kind, attach_type: u32, program: BorrowedFd<'_>) -> Result<(), KernelError> {
+    ATTACH[kind as usize].2.map_or(Ok(()), |probe| probe(program, kind, attach_type))
 }
 
 /// The agent built a hook whose target is not of the kind's class: a defect of Skep, not of the node.
@@ -401,16 +409,18 @@ fn lsm_cgroup(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelErr
 
 /// The kernel takes programs for security hooks also where it never calls them.
 fn security_hooks_are_called(hook: &Hook) -> Result<(), KernelError> {
-    match std::fs::read_to_string(SECURITY_MODULES) {
-        Ok(active) if !active.trim().split(',').any(|module| module == "bpf") => Err(unsupported(
-            hook,
-            &format!(
-                "the kernel was started without the security module bpf: add it to lsm= on its command line ({SECURITY_MODULES} has {})",
-                active.trim()
-            ),
-        )),
-        _ => Ok(()),
-    }
+    missing_security_module().map_or(Ok(()), |why| Err(unsupported(hook, &why)))
+}
+
+fn missing_security_module() -> Option<String> {
+    let active = std::fs::read_to_string(SECURITY_MODULES).ok()?;
+    let active = active.trim();
+    let missing = !active.split(',').any(|module| module == "bpf");
+    missing.then(|| {
+        format!(
+            "the kernel was started without the security module bpf: add it to lsm= on its command line ({SECURITY_MODULES} has {active})"
+        )
+    })
 }
 
 fn freplace(program: BorrowedFd<'_>, hook: &Hook) -> Result<OwnedFd, KernelError> {
@@ -506,7 +516,7 @@ mod tests {
 
     #[test]
     fn the_table_is_in_the_order_of_the_rows() {
-        for (i, (kind, _)) in ATTACH.iter().enumerate() {
+        for (i, (kind, ..)) in ATTACH.iter().enumerate() {
             assert_eq!(*kind, KINDS[i].kind);
         }
     }

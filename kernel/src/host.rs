@@ -27,7 +27,7 @@ use crate::shared::{self, Shares};
 use crate::sys::{self, link, map, program};
 use crate::tc::Filters;
 
-const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+pub(crate) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 /// How long the kernel may take to free the place of a link, and how often it is asked.
 const FREED_WITHIN: Duration = Duration::from_secs(2);
 const FREED_LOOK: Duration = Duration::from_micros(200);

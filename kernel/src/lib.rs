@@ -16,6 +16,7 @@ pub mod dump;
 pub mod error;
 pub mod events;
 pub mod externs;
+pub mod features;
 pub mod functions;
 pub mod gate;
 pub mod hook;

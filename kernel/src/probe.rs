@@ -47,27 +47,17 @@ pub fn host_features(bpffs: &Path) -> Vec<Feature> {
     };
     let lockdown = read("/sys/kernel/security/lockdown");
     let jit = read("/proc/sys/net/core/bpf_jit_enable");
-    vec![
+    let mut all = vec![
         feature("btf", Path::new("/sys/kernel/btf/vmlinux").exists(), "built without CONFIG_DEBUG_INFO_BTF"),
         // The file is not there on kernels that always compile.
         feature("jit", jit != "0", "net.core.bpf_jit_enable is 0"),
         feature("bpffs", bpffs.exists(), "no bpffs is mounted"),
         feature("cgroup2", cgroup2_mount().is_some(), "no cgroup v2 hierarchy is mounted"),
-        feature(
-            "lockdown-off",
-            !lockdown.contains("[integrity]") && !lockdown.contains("[confidentiality]"),
-            &lockdown,
-        ),
-        feature(
-            "kprobe",
-            Path::new("/sys/bus/event_source/devices/kprobe").exists(),
-            "built without CONFIG_KPROBE_EVENTS",
-        ),
-        feature(
-            "uprobe",
-            Path::new("/sys/bus/event_source/devices/uprobe").exists(),
-            "built without CONFIG_UPROBE_EVENTS",
-        ),
         feature("tracefs", Path::new("/sys/kernel/tracing/events").exists(), "no tracefs is mounted"),
-    ]
+    ];
+    // Of a kernel that has it: none, or its mode.
+    if let Some(mode) = lockdown.split(['[', ']']).nth(1) {
+        all.push(feature("lockdown", mode == "none", mode));
+    }
+    all
 }

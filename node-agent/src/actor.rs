@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::backoff::{self, Backoff};
 use crate::checks::{Checks, EVERY, SETTLE};
 use crate::desired::{DesiredProgram, Store};
+use crate::features::Features;
 use crate::images::{Images, blocking};
 use crate::neighbours::Neighbours;
 use crate::pass::{Past, observe, reconcile};
@@ -33,6 +34,7 @@ pub struct Shared {
     pub view: watch::Receiver<Arc<NodeView>>,
     /// Places for blocking kernel work.
     pub places: Arc<Semaphore>,
+    pub features: Features,
     pub watches: Watches,
     pub checks: Checks,
     /// Counts the orders to look at everything.

@@ -19,6 +19,7 @@ pub mod events;
 pub mod execute;
 #[cfg(test)]
 mod fake;
+pub mod features;
 pub mod grpc;
 pub mod health;
 pub mod images;

@@ -27,6 +27,7 @@ use crate::neighbours::{self, NodeFunctions};
 use crate::plan::{Action, plan};
 use crate::prepare::{Prepared, prepare};
 use crate::report;
+use crate::sections;
 use crate::spec;
 use crate::targets::Lookup;
 use crate::view::NodeView;
@@ -199,6 +200,7 @@ async fn pass(
     let (reference, policy) = (&spec.image.reference, spec.image.pull_policy.unwrap_or_default());
     let fresh = !observed.loads.contains_key(&desired.load);
     if fresh {
+        shared.features.check(&spec)?;
         say(report::progressing(desired, &observed, "fetching the image and loading"));
         // What is loaded stays as it is, whatever became of its image; and what was, is again after a reboot.
         let ran = role == Role::Older;
@@ -210,6 +212,7 @@ async fn pass(
     let object = shared.images.object(reference, &desired.digest, auth, policy != PullPolicy::Never).await?;
     if fresh {
         trim(shared).await;
+        shared.features.check(&*sections::completed(&spec, &object)?)?;
     }
     // If it comes to the end, it is what runs.
     let wanted = DesiredProgram { older: None, ..desired.clone() };

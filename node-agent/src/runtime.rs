@@ -9,7 +9,6 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use skep_image::{Cache, Registry, RegistryConfig};
 use skep_kernel::{Host, Kernel, printk, probe};
-use skep_proto::v1::Feature;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -19,12 +18,13 @@ use crate::checks::{self, Checks};
 use crate::config::{Places, Run};
 use crate::desired::Store;
 use crate::epoch::Epoch;
+use crate::features::Features;
 use crate::grpc::agent::AgentService;
 use crate::grpc::auth::Authorizer;
 use crate::grpc::inspector::{InspectorService, LISTED_AT_ONCE, Line, PRINTING_AT_ONCE, READ_AT_ONCE};
 use crate::grpc::serve::{self, Services};
 use crate::grpc::tls::{Acceptors, Identity};
-use crate::images::Images;
+use crate::images::{Images, blocking};
 use crate::neighbours::Neighbours;
 use crate::nodeview::Nudged;
 use crate::reports::Reports;
@@ -54,6 +54,8 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
     let (check, checks) = watch::channel(0);
     let (resync, resyncs) = watch::channel(0);
     let places = Arc::new(Semaphore::new(config.parallel.max(1)));
+    let bpffs = config.places.bpffs.clone();
+    let features = blocking(move || Features::probe(&bpffs)).await?;
     let shared = Arc::new(Shared {
         kernel: host.clone(),
         images: Images::new(registry, cache, config.image_cache_mib.saturating_mul(1 << 20), places.clone()),
@@ -62,6 +64,7 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
         neighbours: Neighbours::default(),
         view,
         places,
+        features,
         watches: Watches::open(&config.places.bpffs),
         checks: Checks::default(),
         resyncs: resyncs.clone(),
@@ -115,7 +118,6 @@ pub async fn run(config: Run) -> anyhow::Result<()> {
             supervisor: handle.clone(),
             pods,
             epoch: Mutex::new(Epoch::open(&config.places.state_dir)),
-            features: features(&config.places.bpffs),
             cancel: cancel.clone(),
         }),
         inspector: Arc::new(InspectorService {
@@ -227,11 +229,6 @@ fn registry_config(config: &Run) -> anyhow::Result<RegistryConfig> {
         registry.ca_pem.push(std::fs::read(file).with_context(|| format!("--registry-ca {}", file.display()))?);
     }
     Ok(registry)
-}
-
-fn features(bpffs: &Path) -> Vec<Feature> {
-    let host = probe::host_features(bpffs);
-    host.into_iter().map(|f| Feature { name: f.name, supported: f.missing.is_empty(), reason: f.missing }).collect()
 }
 
 /// Takes everything off the host: `skep-agent purge`.

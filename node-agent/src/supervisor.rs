@@ -283,6 +283,7 @@ mod tests {
         let (_view, view) = watch::channel(Arc::default());
         let (_resyncing, resyncs) = watch::channel(0);
         let shared = Arc::new(Shared {
+            features: crate::features::Features::default(),
             kernel: Arc::new(Fake::default()),
             images: Images::new(registry, cache, u64::MAX, places.clone()),
             reports: Reports::new("test".into()),

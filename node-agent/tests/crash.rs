@@ -160,6 +160,7 @@ fn bring_about(job: &Job) -> u32 {
     let (_resyncing, resyncs) = watch::channel(0);
     let places = Arc::new(Semaphore::new(4));
     let shared = Arc::new(Shared {
+        features: skep_node_agent::features::Features::default(),
         kernel: mortal.clone(),
         images: Images::new(Registry::new(&RegistryConfig::default()).unwrap(), cache, u64::MAX, places.clone()),
         reports: Reports::new("test".into()),

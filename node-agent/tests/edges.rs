@@ -169,3 +169,34 @@ async fn what_sections_say_is_attached() {
         "on_packet: its section xdp does not say where it goes: write spec.programs: [{name: on_packet, attach: [{xdp: {interfaces: {primary: true}}}]}]"
     );
 }
+
+#[tokio::test]
+async fn what_the_kernel_lacks_is_told_before_anything_is_tried() {
+    let lacks = skep_kernel::features::kinds()
+        .into_iter()
+        .filter(|support| support.missing.as_ref().is_some_and(|error| error.reason() == "KernelUnsupported"));
+    let hooks = [
+        ("netkit", "netkit: {interfaces: {names: [lo]}, sender: Primary}"),
+        ("kprobe", "kprobe: {function: do_sys_openat2}"),
+        ("kprobeMulti", "kprobeMulti: {functions: {names: [do_sys_openat2]}}"),
+    ];
+    let lacks: Vec<String> = lacks.map(|support| support.kind.to_string()).collect();
+    let Some((kind, attach)) = hooks.iter().find(|(kind, _)| lacks.iter().any(|lack| lack == kind)) else {
+        println!("SKIPPED: this kernel lacks none of the kinds that this test knows");
+        return;
+    };
+    let mut node = Node::start().await;
+    // Nobody answers there: what needs the image fails with another reason.
+    let image = format!("127.0.0.1:1/none@sha256:{}", "0".repeat(64));
+    node.write("a.yaml", &manifest("first", &image, "onUpdate: Keep", "on_it", attach));
+    let report = node.until("first", |r| matches!(r.state(), State::Unsupported | State::Failed)).await;
+    assert_eq!(
+        (report.state(), report.reason.as_str()),
+        (State::Unsupported, "KernelUnsupported"),
+        "{}",
+        report.message
+    );
+    assert!(report.message.contains(&format!("{kind} of on_it: ")), "{}", report.message);
+    node.delete("a.yaml");
+    node.until_gone("first").await;
+}

@@ -101,7 +101,7 @@ fn what_is_not_there_is_named_and_siblings_do_not_mind() {
 }
 
 #[test]
-fn instructions_with_externs_are_those_that_libbpf_loads() {
+fn instructions_are_those_that_libbpf_loads() {
     let f = Fixture::new();
     let tc = tc();
     let hooks = [("on_config", &tc), ("on_symbols", &tc)];
@@ -164,7 +164,12 @@ fn functions_of_modules_are_traced_until_detached() {
     assert_eq!(f.hits("l1", 14), 1);
     f.host.detach(&f.uid, &link).unwrap();
     let map = skep_kernel::sys::map::Map::new(f.host.open_map(&f.uid, "l1", "hits").unwrap()).unwrap();
-    map.update(&14u32.to_ne_bytes(), &0u64.to_ne_bytes(), 0).unwrap();
-    f.packets_to("10.77.0.2", 1);
-    assert_eq!(f.hits("l1", 14), 0, "it is detached");
+    // The kernel lets go a moment later.
+    let quiet = (0..100).any(|_| {
+        map.update(&14u32.to_ne_bytes(), &0u64.to_ne_bytes(), 0).unwrap();
+        f.packets_to("10.77.0.2", 1);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        f.hits("l1", 14) == 0
+    });
+    assert!(quiet, "it runs on, detached");
 }

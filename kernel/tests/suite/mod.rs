@@ -3,6 +3,7 @@ mod dump;
 mod events;
 mod externs;
 mod facts;
+mod features;
 mod fires;
 mod fixture;
 mod functions;

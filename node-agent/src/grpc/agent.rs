@@ -9,9 +9,9 @@ use skep_crds::Reason;
 use skep_image::Auth;
 use skep_proto::v1::agent_server::Agent;
 use skep_proto::v1::{
-    ApplyRequest, ApplyResponse, EnrollRequest, EnrollResponse, Feature, GetNodeRequest, Node, NodeEvent,
-    RegistryCredential, RemoveRequest, RemoveResponse, SyncRequest, SyncResponse, UpdatePodsRequest,
-    UpdatePodsResponse, WatchRequest, enroll_request::Step,
+    ApplyRequest, ApplyResponse, EnrollRequest, EnrollResponse, GetNodeRequest, Node, NodeEvent, RegistryCredential,
+    RemoveRequest, RemoveResponse, SyncRequest, SyncResponse, UpdatePodsRequest, UpdatePodsResponse, WatchRequest,
+    enroll_request::Step,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
@@ -45,7 +45,6 @@ pub struct AgentService {
     pub supervisor: Handle,
     pub pods: watch::Sender<Pods>,
     pub epoch: Mutex<Epoch>,
-    pub features: Vec<Feature>,
     /// Ends the streams when the agent stops.
     pub cancel: CancellationToken,
 }
@@ -112,7 +111,7 @@ impl Agent for AgentService {
             kernel_release: skep_kernel::probe::kernel_release(),
             architecture: std::env::consts::ARCH.to_owned(),
             api_versions: vec![skep_crds::API_VERSION.to_owned()],
-            features: self.features.clone(),
+            features: self.shared.features.all().to_vec(),
             boot_id: skep_kernel::probe::boot_id(),
         }))
     }
