@@ -395,6 +395,34 @@ impl LoadAttributes {
         }
     }
 
+    /// What libbpf reads out of a section: kind, hook and target are what it says, or nothing. `None`: no kind has it.
+    pub fn of_section(section: &str) -> Option<Self> {
+        let kind = Kind::of_section(section)?;
+        let (head, rest) = section.trim_start_matches('?').split_once('/').unwrap_or((section, ""));
+        let hook = match (kind, rest) {
+            (Kind::CgroupSkb, "egress") => attach::CGROUP_INET_EGRESS,
+            (Kind::CgroupSkb, _) => attach::CGROUP_INET_INGRESS,
+            (Kind::SkSkb, "stream_parser") => attach::SK_SKB_STREAM_PARSER,
+            (Kind::SkSkb, "stream_verdict") => attach::SK_SKB_STREAM_VERDICT,
+            (Kind::SkSkb, "verdict") => attach::SK_SKB_VERDICT,
+            (Kind::KprobeMulti, _) if head.contains(".session") => attach::TRACE_KPROBE_SESSION,
+            (Kind::KprobeMulti, _) => attach::TRACE_KPROBE_MULTI,
+            (Kind::UprobeMulti, _) if head.contains(".session") => attach::TRACE_UPROBE_SESSION,
+            (Kind::UprobeMulti, _) => attach::TRACE_UPROBE_MULTI,
+            _ => CGROUP_SECTIONS
+                .iter()
+                .find(|(name, of, _)| *of == kind && *name == rest)
+                .and_then(|row| row.2)
+                .unwrap_or(0),
+        };
+        let target = match kind {
+            Kind::Lsm | Kind::LsmCgroup => format!("bpf_lsm_{rest}"),
+            Kind::Iter => format!("bpf_iter_{rest}"),
+            _ => rest.to_owned(),
+        };
+        Some(Self::new(kind, hook, &target, section))
+    }
+
     /// A text that two equal attributes share and two different ones do not.
     pub fn canonical(&self) -> String {
         let to = match &self.attach_to {
@@ -448,6 +476,27 @@ mod tests {
         assert_eq!(flags(Kind::Uprobe, "uprobe.s/libc:malloc"), SLEEPABLE);
         assert_eq!(flags(Kind::Xdp, "?xdp.frags"), XDP_HAS_FRAGS);
         assert_eq!(flags(Kind::Xdp, "xdp"), 0);
+    }
+
+    #[test]
+    fn sections_say_how_their_functions_are_loaded() {
+        let read = |section| LoadAttributes::of_section(section).unwrap();
+        let shape = |section| {
+            let LoadAttributes { program_type, expected_attach_type, flags, .. } = read(section);
+            (program_type, expected_attach_type, flags)
+        };
+        assert_eq!(shape("?xdp.frags"), (program::XDP, attach::XDP, XDP_HAS_FRAGS));
+        assert_eq!(shape("tc"), (program::SCHED_CLS, 0, 0));
+        assert_eq!(shape("cgroup_skb/egress"), (program::CGROUP_SKB, attach::CGROUP_INET_EGRESS, 0));
+        assert_eq!(shape("cgroup/connect6"), (program::CGROUP_SOCK_ADDR, 11, 0));
+        assert_eq!(shape("sk_skb/stream_verdict"), (program::SK_SKB, attach::SK_SKB_STREAM_VERDICT, 0));
+        assert_eq!(shape("kprobe.multi/tcp_*"), (program::KPROBE, attach::TRACE_KPROBE_MULTI, 0));
+        assert_eq!(shape("uprobe.session.s//bin/sh:main"), (program::KPROBE, attach::TRACE_UPROBE_SESSION, SLEEPABLE));
+        assert_eq!(read("fentry.s/do_unlinkat").attach_to, AttachTo::Function("do_unlinkat".into()));
+        assert_eq!(read("lsm/file_open").attach_to, AttachTo::Function("bpf_lsm_file_open".into()));
+        assert_eq!(read("iter/task").attach_to, AttachTo::Function("bpf_iter_task".into()));
+        assert_eq!(read("?tp_btf/sched_switch").attach_to, AttachTo::Tracepoint("sched_switch".into()));
+        assert_eq!(LoadAttributes::of_section("mine/own"), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod facts;
 mod features;
 mod fires;
 mod fixture;
+mod foreign;
 mod functions;
 mod kept;
 mod lifecycle;
