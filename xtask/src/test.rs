@@ -2,11 +2,13 @@
 //! counted; the last line sums up.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
+use crate::setup::foreign;
 use crate::{e2e, repo, step, vm};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -21,24 +23,35 @@ pub enum Level {
     Cluster,
 }
 
+/// The test that loads objects which others built, and how it is told where they are.
+const OBJECTS_TEST: &str = "suite::foreign::objects_are_loaded_as_libbpf_loads_them";
+const OBJECTS_DIR: &str = "SKEP_FOREIGN_OBJECTS";
+
 const LEVELS: [Level; 4] = [Level::Unit, Level::Kernel, Level::Vm, Level::Cluster];
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example: cargo xtask test --only unit rollout   # the unit tests with `rollout` in their name")]
+#[command(after_help = "Examples:
+  cargo xtask test --only unit rollout        # the unit tests with `rollout` in their name
+  cargo xtask test --only kernel objects DIR  # load every .o of DIR by Skep and by libbpf, and compare")]
 pub struct Test {
     /// Run one level only
     #[arg(long, value_enum)]
     only: Option<Level>,
     /// Run the tests whose name has this in it
     filter: Option<String>,
+    /// With `--only kernel objects`: the directory whose objects are loaded, instead of those of Debian's xdp-tools
+    dir: Option<PathBuf>,
 }
 
 impl Test {
     pub fn all() -> Self {
-        Self { only: None, filter: None }
+        Self { only: None, filter: None, dir: None }
     }
 
     pub fn run(&self) -> Result<()> {
+        if let Some(dir) = &self.dir {
+            return self.objects(dir);
+        }
         let mut sum = Count::default();
         for level in LEVELS.into_iter().filter(|level| self.only.is_none_or(|only| only == *level)) {
             let start = Instant::now();
@@ -58,6 +71,21 @@ impl Test {
         // Alone on the last line: machines read it.
         println!("{sum}");
         if sum.failed > 0 { bail!("{} tests failed", sum.failed) } else { Ok(()) }
+    }
+
+    /// Objects of somebody's own: kernel/tests/objects/foreign/README.md.
+    fn objects(&self, dir: &Path) -> Result<()> {
+        if self.only != Some(Level::Kernel) || self.filter.as_deref() != Some("objects") {
+            bail!("a directory is for `cargo xtask test --only kernel objects DIR`");
+        }
+        if let Some(reason) = Level::Kernel.obstacle()? {
+            bail!("objects cannot be loaded: {reason}");
+        }
+        let dir = dir.canonicalize().with_context(|| format!("cannot read {}", dir.display()))?;
+        let mut cargo = Command::new("cargo");
+        cargo.current_dir(repo::root()).args(["test", "--quiet", "--package", "skep-kernel", "--test", "kernel"]);
+        let count = count(cargo.args(["--", "--exact", OBJECTS_TEST]).env(OBJECTS_DIR, dir))?;
+        if count.failed > 0 { bail!("libbpf and Skep differ") } else { Ok(()) }
     }
 }
 
@@ -106,11 +134,24 @@ impl Level {
             Self::Kernel | Self::Vm | Self::Cluster => cargo.args(["--package", "skep-kernel"]),
         };
         cargo.arg("--").args(filter);
+        let mut skipped = 0;
         if self == Self::Kernel {
             // They share the host's links and bpffs.
             cargo.arg("--test-threads=1");
+            if filter.is_none_or(|filter| OBJECTS_TEST.contains(filter)) {
+                match foreign::objects() {
+                    Ok(dir) => cargo.env(OBJECTS_DIR, dir),
+                    Err(error) => {
+                        println!("test {OBJECTS_TEST} ... SKIPPED: {error:#}");
+                        skipped = 1;
+                        cargo.args(["--skip", OBJECTS_TEST])
+                    }
+                };
+            }
         }
-        count(&mut cargo)
+        let mut count = count(&mut cargo)?;
+        count.skipped += skipped;
+        Ok(count)
     }
 }
 

@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: installs what is missing for building and testing, and says what and why. Quick when nothing is.
 
 mod apt;
+pub mod foreign;
 mod host;
 mod rust_src;
 
@@ -66,6 +67,9 @@ impl Setup {
         if wants(Level::Bpf) {
             rust_src::install()?;
             cargo_tool("bpf-linker", BPF_LINKER, "links eBPF objects and writes their BTF")?;
+            if let Err(error) = foreign::objects() {
+                println!("tests of objects that others built will be skipped: {error:#}");
+            }
         }
         if wants(Level::Fuzz) {
             cargo_tool("cargo-fuzz", CARGO_FUZZ, "builds fuzz targets")?;

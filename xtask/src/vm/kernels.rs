@@ -64,6 +64,10 @@ impl Kernel {
                 "loading::instructions_are_those_that_libbpf_loads",
                 "bpftool loads all programs of an object or none, and there is no compiler that leaves some out",
             ),
+            (
+                "foreign::objects_are_loaded_as_libbpf_loads_them",
+                "the machine has no objects of others; the kernel level loads them",
+            ),
             ("programs_that_take_no_packets_run_on_arguments", AGENT),
             ("what_is_drained_is_shown_and_gone", AGENT),
             ("streams_of_programs_are_followed_where_the_kernel_has_them", AGENT),
