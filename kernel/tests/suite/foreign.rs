@@ -39,8 +39,10 @@ fn objects_are_loaded_as_libbpf_loads_them() {
         // First the name: whoever comes to grief over an object is seen with it.
         write!(out, "{name}: ").unwrap();
         out.flush().unwrap();
-        let libbpf = libbpf::load(path);
-        let verdict = Verdict::of(&name, &by_skep(path, libbpf.is_ok()), &libbpf, &mut exceptions);
+        let object = Object::parse(std::fs::read(path).unwrap()).map(Arc::new);
+        let libbpf = libbpf::load(path, object.as_deref().ok());
+        let skep = object.map_err(|e| e.to_string()).and_then(|object| by_skep(&object, libbpf.is_ok()));
+        let verdict = Verdict::of(&name, &skep, &libbpf, &mut exceptions);
         write!(out, "{verdict}").unwrap();
         sum.add(&verdict);
     }
@@ -63,12 +65,10 @@ fn objects_in(dir: &Path) -> Vec<PathBuf> {
 
 /// What becomes of each program, loaded on its own. Maps without a number of entries are sized by the programs that come
 /// with an object, which bpftool does not: where it loads nothing, they have one entry here, as `spec.maps` would say.
-fn by_skep(path: &Path, as_they_are: bool) -> Outcome {
-    let object = Object::parse(std::fs::read(path).unwrap()).map_err(|e| e.to_string())?;
+fn by_skep(object: &Arc<Object>, as_they_are: bool) -> Outcome {
     let mut maps = object.with_globals([]).map_err(|e| e.to_string())?;
     let sizeless = maps.iter_mut().filter(|def| def.max_entries == 0 && SIZED.contains(&def.map_type));
     sizeless.filter(|_| !as_they_are).for_each(|def| def.max_entries = 1);
-    let object = Arc::new(object);
     let f = Fixture::new();
     let mut programs = BTreeMap::new();
     for function in object.programs() {

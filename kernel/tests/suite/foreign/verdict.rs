@@ -13,9 +13,8 @@ pub struct Verdict {
     skep: usize,
     libbpf: usize,
     same: usize,
-    /// Of those that libbpf does not load: why Skep refuses them, and which.
-    refused: BTreeMap<String, Vec<String>>,
-    libbpf_refuses: Option<String>,
+    /// Of programs that libbpf does not load: who refuses which of them, by who and why.
+    refused: BTreeMap<(&'static str, String), Vec<String>>,
     excepted: Vec<String>,
     pub failures: Vec<String>,
 }
@@ -27,19 +26,16 @@ impl Verdict {
         let mut verdict = Verdict {
             programs: ours.len().max(theirs.len()),
             skep: ours.values().filter(|program| program.is_ok()).count(),
-            libbpf: theirs.len(),
-            libbpf_refuses: libbpf.as_ref().err().cloned(),
+            libbpf: theirs.values().filter(|program| program.is_ok()).count(),
             ..Verdict::default()
         };
-        for (program, tag) in theirs {
+        for (program, tag) in theirs.iter().filter_map(|(program, tag)| Some((program, tag.as_ref().ok()?))) {
             let difference = match (skep, ours.get(program)) {
-                (_, Some(ours)) if ours == tag => {
+                (_, Some(Ok(ours))) if ours == tag => {
                     verdict.same += 1;
                     continue;
                 }
-                (_, Some(Ok(ours))) => {
-                    format!("its tag is {ours}, with libbpf {}", tag.as_deref().unwrap_or_default())
-                }
+                (_, Some(Ok(ours))) => format!("its tag is {ours}, with libbpf {tag}"),
                 (_, Some(Err(reason))) | (Err(reason), None) => format!("libbpf loads it, Skep refuses: {reason}"),
                 (Ok(_), None) => "libbpf loads it, Skep finds no such program".into(),
             };
@@ -48,13 +44,17 @@ impl Verdict {
                 None => verdict.failures.push(format!("{object}: {program}: {difference}")),
             }
         }
-        for (program, result) in ours.iter().filter(|(program, _)| !theirs.contains_key(*program)) {
-            let Err(reason) = result else { continue };
-            let reason = reason.trim_start_matches(&format!("{program}: ")).to_owned();
-            verdict.refused.entry(reason).or_default().push(program.clone());
+        let unloaded = |program: &String| !theirs.get(program).is_some_and(Result::is_ok);
+        for (who, all) in [("libbpf", theirs), ("Skep", ours)] {
+            for (program, result) in all.iter().filter(|(program, _)| unloaded(program)) {
+                let Err(reason) = result else { continue };
+                let reason = reason.replace(&format!("prog '{program}': "), "").replace(&format!("{program}: "), "");
+                verdict.refused.entry((who, reason)).or_default().push(program.clone());
+            }
         }
-        if let (Err(reason), true) = (skep, theirs.is_empty()) {
-            verdict.refused.insert(reason.clone(), vec!["all".to_owned()]);
+        for (who, outcome) in [("libbpf", libbpf), ("Skep", skep)] {
+            let whole = outcome.as_ref().err().filter(|_| verdict.libbpf == 0);
+            verdict.refused.extend(whole.map(|reason| ((who, reason.clone()), vec!["all".to_owned()])));
         }
         exceptions.seen(object);
         verdict
@@ -85,11 +85,8 @@ impl Verdict {
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.figures())?;
-        if let Some(reason) = &self.libbpf_refuses {
-            writeln!(f, "    libbpf refuses all: {reason}")?;
-        }
-        for (reason, programs) in &self.refused {
-            writeln!(f, "    Skep refuses {}: {reason}", programs.join(", "))?;
+        for ((who, reason), programs) in &self.refused {
+            writeln!(f, "    {who} refuses {}: {reason}", programs.join(", "))?;
         }
         for text in &self.excepted {
             writeln!(f, "    excepted: {text}")?;
@@ -175,7 +172,7 @@ mod tests {
         let skep = outcome(&[("f", Ok("1")), ("g", Err("g: no")), ("h", Err("h: no"))]);
         let (verdict, _) = judged(&skep, &Err("failed".into()), "");
         assert!(verdict.failures.is_empty());
-        let expected = "3 programs, Skep loads 1, libbpf 0, same tag 0\n    libbpf refuses all: failed\n    Skep refuses g, h: no\n";
+        let expected = "3 programs, Skep loads 1, libbpf 0, same tag 0\n    Skep refuses g, h: no\n    libbpf refuses all: failed\n";
         assert_eq!(verdict.to_string(), expected);
     }
 
