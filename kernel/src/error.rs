@@ -112,7 +112,17 @@ fn is_limit(error: &io::Error) -> bool {
 
 /// The verifier's reason, with the source line it stands at when the log has one.
 fn verdict(log: &str) -> Option<String> {
-    let trailer = ["processed ", "verification time", "stack depth", "max_states", "-- BEGIN", "-- END"];
+    // After the reason: what it cost, and, of an endless loop, how little changed in a round of it.
+    let trailer = [
+        "processed ",
+        "verification time",
+        "stack depth",
+        "max_states",
+        "-- BEGIN",
+        "-- END",
+        "cur state:",
+        "old state:",
+    ];
     let lines: Vec<&str> =
         log.lines().filter(|l| !l.trim().is_empty() && !trailer.iter().any(|t| l.starts_with(t))).collect();
     let reason = lines.last()?.trim();
@@ -132,6 +142,13 @@ mod tests {
         let log = "0: R1=ctx() R10=fp0\n; return *(int *)p; @ flows.bpf.c:22\n3: (61) r0 = *(u32 *)(r1 +0)\n\
                    R1 invalid mem access 'scalar'\nprocessed 4 insns (limit 1000000) max_states_per_insn 0\n";
         assert_eq!(verdict(log).as_deref(), Some("R1 invalid mem access 'scalar' at flows.bpf.c:22"));
+    }
+
+    #[test]
+    fn of_an_endless_loop_the_reason_is_told() {
+        let log = "; for (;;) @ loop.bpf.c:5\n4: (05) goto pc-3\ninfinite loop detected at insn 2\n\
+                   cur state: R1=1 R10=fp0\nold state: R1=1 R10=fp0\nprocessed 4 insns (limit 1000000)\n";
+        assert_eq!(verdict(log).as_deref(), Some("infinite loop detected at insn 2 at loop.bpf.c:5"));
     }
 
     #[test]
