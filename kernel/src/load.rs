@@ -19,7 +19,7 @@ use crate::externs::{self, Externs};
 use crate::functions;
 use crate::gate;
 use crate::seam::{LoadRequest, Variant};
-use crate::sys::map::Map;
+use crate::sys::map::{Map, types};
 use crate::sys::{self, program};
 use crate::{kconfig, modules};
 
@@ -236,6 +236,16 @@ pub fn create_map(def: &MapDef, btf: Option<BorrowedFd<'_>>) -> Result<OwnedFd, 
     Ok(fd)
 }
 
+/// Storage of cgroups, sockets, inodes and tasks: entries are made as owners get them, and their number must not be given.
+const SIZED_BY_OWNERS: [u32; 6] = [
+    types::CGROUP_STORAGE,
+    types::PERCPU_CGROUP_STORAGE,
+    types::SK_STORAGE,
+    types::INODE_STORAGE,
+    types::TASK_STORAGE,
+    types::CGRP_STORAGE,
+];
+
 fn refused_map(def: &MapDef, error: io::Error) -> KernelError {
     let bytes = u64::from(def.max_entries) * (u64::from(def.key_size) + u64::from(def.value_size));
     let shape = format!(
@@ -258,6 +268,15 @@ fn refused_map(def: &MapDef, error: io::Error) -> KernelError {
                 def.max_entries, def.name
             ),
         }),
+        Some(libc::EINVAL) if def.max_entries == 0 && !SIZED_BY_OWNERS.contains(&def.map_type) => {
+            KernelError::Object(ObjectError::BadMap {
+                map: def.name.clone(),
+                reason: format!(
+                    "its definition leaves open how many entries it has ({shape}); set spec.maps.{}.maxEntries",
+                    def.name
+                ),
+            })
+        }
         Some(libc::EINVAL) => KernelError::Object(ObjectError::BadMap {
             map: def.name.clone(),
             reason: format!("the kernel refuses its definition or does not know its type ({shape}): {error}"),

@@ -184,3 +184,22 @@ fn what_a_map_needs_is_known_before_it_is_made() {
         assert!(told <= counted && told >= counted / 20 * 19, "{def:?}: told {told}, the kernel counts {counted}");
     }
 }
+
+/// Programs that come with an object may size its maps before they load it; a spec can, too.
+#[test]
+fn a_map_without_a_number_of_entries_names_the_field_to_fill() {
+    use skep_kernel::sys::map::types;
+    let def = skep_object::map::MapDef {
+        name: "flows".into(),
+        map_type: types::HASH,
+        key_size: 4,
+        value_size: 8,
+        ..skep_object::map::MapDef::default()
+    };
+    let said = skep_kernel::load::create_map(&def, None).unwrap_err().to_string();
+    assert_eq!(
+        said,
+        "map flows: its definition leaves open how many entries it has (hash with keys of 4 and values of 8 bytes, 0 entries, \
+         flags 0x0); set spec.maps.flows.maxEntries"
+    );
+}
