@@ -6,7 +6,7 @@
 //! **Caveats.** Not possible with aya-obj 0.3, refused with a sentence: `bpf_core_type_matches`, relocation against
 //! module BTF.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use aya_obj::btf::Btf as AyaBtf;
@@ -22,6 +22,9 @@ use crate::insn::Insn;
 
 /// The kinds of enum bpf_core_relo_kind that aya-obj knows: all before BPF_CORE_TYPE_MATCHES (12).
 const KNOWN_KINDS: u32 = 12;
+/// Those that are about a type as a whole, as the kernel has it, or about a value of an enum: BPF_CORE_TYPE_ID_TARGET to
+/// BPF_CORE_ENUMVAL_VALUE.
+const ABOUT_TYPES: std::ops::RangeInclusive<u32> = 7..=11;
 
 /// The types that programs are relocated against: a kernel's. Costly to parse (tens of milliseconds), cheap to share.
 #[derive(Debug)]
@@ -106,7 +109,7 @@ fn run(
     work: &[Work<'_>],
     target: &TargetBtf,
 ) -> Result<BTreeMap<FunctionKey, Vec<Insn>>, String> {
-    let (bytes, places) = write_elf(elf, btf, work)?;
+    let (bytes, places) = write_elf(elf, btf, work, target)?;
     let relocated = contained(|| {
         let mut object = aya_obj::Object::parse(&bytes).map_err(|e| chain(&e))?;
         object.relocate_btf(&target.relocation).map_err(|e| chain(&e))?;
@@ -134,7 +137,12 @@ fn contained<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 }
 
 /// An ELF with the functions one after the other in `.text`.
-fn write_elf(elf: &Elf, btf: &Btf, work: &[Work<'_>]) -> Result<(Vec<u8>, BTreeMap<u64, FunctionKey>), String> {
+fn write_elf(
+    elf: &Elf,
+    btf: &Btf,
+    work: &[Work<'_>],
+    target: &TargetBtf,
+) -> Result<(Vec<u8>, BTreeMap<u64, FunctionKey>), String> {
     let mut writer = ElfWriter::new(BinaryFormat::Elf, Architecture::Bpf, Endianness::Little);
     let text = writer.section_id(StandardSection::Text);
     let mut places = BTreeMap::new();
@@ -157,7 +165,13 @@ fn write_elf(elf: &Elf, btf: &Btf, work: &[Work<'_>]) -> Result<(Vec<u8>, BTreeM
             records.push([(u64::from(r.offset) - function.key.1 + offset) as u32, r.type_id, r.access, r.kind]);
         }
     }
-    let (types, name) = relocation_btf(btf);
+    let others = enums_of_other_width(btf, &records, target);
+    for [_, type_id, _, kind] in &mut records {
+        if let Some(at) = others.iter().position(|id| id == type_id).filter(|_| ABOUT_TYPES.contains(kind)) {
+            *type_id = btf.len() + at as u32;
+        }
+    }
+    let (types, name) = relocation_btf(btf, &others);
     let section = writer.add_section(Vec::new(), b".BTF".to_vec(), SectionKind::Other);
     writer.append_section_data(section, &types, 4);
     let section = writer.add_section(Vec::new(), b".BTF.ext".to_vec(), SectionKind::Other);
@@ -165,10 +179,30 @@ fn write_elf(elf: &Elf, btf: &Btf, work: &[Work<'_>]) -> Result<(Vec<u8>, BTreeM
     writer.write().map(|bytes| (bytes, places)).map_err(|e| e.to_string())
 }
 
-/// The BTF with the name `.text` added (its offset is returned), and with flexible arrays made long: aya-obj 0.3 takes
-/// an access into an array of length 0 for an error.
-fn relocation_btf(btf: &Btf) -> (Vec<u8>, u32) {
-    let (mut out, name) = btf.with_string(".text");
+/// Enums that relocations are about, and that the kernel has with values of 64 bits where the object has 32, or the
+/// other way round. To libbpf they are the same; aya-obj 0.3 would not find them, and say that they do not exist.
+fn enums_of_other_width(btf: &Btf, records: &[[u32; 4]], target: &TargetBtf) -> Vec<u32> {
+    let about = records.iter().filter(|[_, _, _, kind]| ABOUT_TYPES.contains(kind)).map(|[_, type_id, ..]| *type_id);
+    let enums: BTreeSet<u32> = about.filter(|id| matches!(btf.kind(*id), Kind::Enum | Kind::Enum64)).collect();
+    let known = |id: u32, kind: Kind| {
+        let types = target.types();
+        let plain = flavorless(btf.name(id));
+        (1..types.len()).any(|theirs| types.kind(theirs) == kind && flavorless(types.name(theirs)) == plain)
+    };
+    let other = |kind| if kind == Kind::Enum { Kind::Enum64 } else { Kind::Enum };
+    enums.into_iter().filter(|id| !known(*id, btf.kind(*id)) && known(*id, other(btf.kind(*id)))).collect()
+}
+
+/// A name without what an object may add to it to have several of one name.
+fn flavorless(name: &str) -> &str {
+    name.split_once("___").map_or(name, |(plain, _)| plain)
+}
+
+/// The BTF with these enums in their other width at the end, with the name `.text` added (its offset is returned), and with
+/// flexible arrays made long: aya-obj 0.3 takes an access into an array of length 0 for an error.
+fn relocation_btf(btf: &Btf, enums: &[u32]) -> (Vec<u8>, u32) {
+    let others: Vec<u8> = enums.iter().flat_map(|id| btf.other_enum(*id)).collect();
+    let (mut out, name) = btf.with(&others, ".text");
     for id in 1..btf.len() {
         if btf.kind(id) != Kind::Struct {
             continue;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 // Counters on tracing hooks; with `tgid` set, of one process only.
 #include <linux/bpf.h>
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_helpers.h>
 
 struct {
@@ -66,6 +67,19 @@ int on_core(void *ctx)
 	if (pid == bpf_get_current_pid_tgid() >> 32)
 		return hit(9);
 	return 0;
+}
+
+/* CO-RE: 32 bits wide here, 64 in the kernel. */
+enum perf_callchain_context {
+	PERF_CONTEXT_HV = 7,
+};
+
+SEC("raw_tp/sys_enter")
+int on_enum(void *ctx)
+{
+	if (!bpf_core_enum_value_exists(enum perf_callchain_context, PERF_CONTEXT_HV))
+		return 0;
+	return (int)bpf_core_enum_value(enum perf_callchain_context, PERF_CONTEXT_HV) == -32 ? hit(12) : 0;
 }
 
 #ifndef EVERYWHERE

@@ -386,6 +386,12 @@ fn core_relocations_find_the_fields_of_this_kernel() {
     fires(&f, "trace", "on_core", 9, &hook(Kind::RawTracepoint, 0, Target::Event("sys_enter".into())), getppid);
 }
 
+#[test]
+fn an_enum_that_is_wider_in_the_kernel() {
+    let f = Fixture::new();
+    fires(&f, "trace", "on_enum", 12, &hook(Kind::RawTracepoint, 0, Target::Event("sys_enter".into())), getppid);
+}
+
 #[inline(never)]
 pub extern "C" fn probed(x: u64) -> u64 {
     std::hint::black_box(x) + 1

@@ -365,9 +365,24 @@ impl Btf {
         }
         ids
     }
-    /// The data with one more string; its offset among the strings is returned.
-    pub(crate) fn with_string(&self, text: &str) -> (Vec<u8>, u32) {
-        (self.followed_by(&[], &[text.as_bytes(), &[0]].concat()), self.strings.len() as u32)
+    /// An enum as one of 64-bit values, and the other way round, for [`Btf::with`]: same name, same names of values. Values
+    /// are cut where they have to be.
+    pub(crate) fn other_enum(&self, id: u32) -> Vec<u8> {
+        let (values, signed) = self.enum_values(id);
+        let wide = self.kind(id) == Kind::Enum;
+        let kind = if wide { Kind::Enum64 } else { Kind::Enum } as u32;
+        let stride = if wide { 8 } else { 12 };
+        let info = u32::from(signed) << 31 | kind << 24 | values.len() as u32;
+        let mut words = vec![self.word(self.at(id)), info, if wide { 8 } else { 4 }];
+        for (i, (_, value)) in values.iter().enumerate() {
+            words.extend([self.word(self.at(id) + 12 + stride * i), *value as u32]);
+            words.extend(wide.then_some((*value >> 32) as u32));
+        }
+        words.into_iter().flat_map(u32::to_le_bytes).collect()
+    }
+    /// The data with more types at the end, and one more string; its offset among the strings is returned.
+    pub(crate) fn with(&self, more: &[u8], text: &str) -> (Vec<u8>, u32) {
+        (self.followed_by(more, &[text.as_bytes(), &[0]].concat()), self.strings.len() as u32)
     }
     /// These types with those of a kernel module after them, whose ids and names count on from these.
     pub fn extended(&self, module: &[u8]) -> Result<Btf, ObjectError> {
@@ -397,7 +412,7 @@ impl Btf {
         }
         out
     }
-    /// Changes an array's length in data made by [`Btf::with_string`].
+    /// Changes an array's length in data made by [`Btf::with`].
     pub(crate) fn set_array_len(&self, data: &mut [u8], array: u32, len: u32) {
         let first = self.offsets.get(1).map_or(0, |o| *o as usize);
         let at = 24 + self.at(array) - first + 20;
