@@ -110,6 +110,9 @@ fn is_limit(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EMFILE | libc::ENFILE))
 }
 
+/// What the verifier says of an instruction whose CO-RE relocation found nothing: it became a call to 0xbad2310, as with libbpf.
+const UNRESOLVED: &str = "invalid func unknown#195896080";
+
 /// The verifier's reason, with the source line it stands at when the log has one.
 fn verdict(log: &str) -> Option<String> {
     // After the reason: what it cost, and, of an endless loop, how little changed in a round of it.
@@ -125,7 +128,11 @@ fn verdict(log: &str) -> Option<String> {
     ];
     let lines: Vec<&str> =
         log.lines().filter(|l| !l.trim().is_empty() && !trailer.iter().any(|t| l.starts_with(t))).collect();
-    let reason = lines.last()?.trim();
+    let mut reason = lines.last()?.trim();
+    if reason.ends_with(UNRESOLVED) {
+        reason = "it uses a field, type or enum value that this kernel's own types do not have (those of modules are not looked \
+                  at), or have in another shape, and does not ask before (bpf_core_field_exists and the like)";
+    }
     let source = lines.iter().rev().find_map(|l| l.strip_prefix("; "));
     Some(match source.map(|s| s.rsplit_once(" @ ").map_or(s, |(_, place)| place)) {
         Some(place) if place != reason => format!("{reason} at {}", place.trim()),
@@ -142,6 +149,18 @@ mod tests {
         let log = "0: R1=ctx() R10=fp0\n; return *(int *)p; @ flows.bpf.c:22\n3: (61) r0 = *(u32 *)(r1 +0)\n\
                    R1 invalid mem access 'scalar'\nprocessed 4 insns (limit 1000000) max_states_per_insn 0\n";
         assert_eq!(verdict(log).as_deref(), Some("R1 invalid mem access 'scalar' at flows.bpf.c:22"));
+    }
+
+    #[test]
+    fn what_core_did_not_find_is_told() {
+        let log = "0: R1=ctx() R10=fp0\n; return BPF_CORE_READ(p, gone); @ flows.bpf.c:22\n\
+                   3: (85) call unknown#195896080\ninvalid func unknown#195896080\nprocessed 4 insns (limit 1000000)\n";
+        let said = verdict(log).unwrap();
+        assert!(
+            said.starts_with("it uses a field, type or enum value that this kernel's own types do not have"),
+            "{said}"
+        );
+        assert!(said.ends_with(" at flows.bpf.c:22"), "{said}");
     }
 
     #[test]
