@@ -82,6 +82,20 @@ int on_enum(void *ctx)
 	return (int)bpf_core_enum_value(enum perf_callchain_context, PERF_CONTEXT_HV) == -32 ? hit(12) : 0;
 }
 
+/* CO-RE: a field of another size in some kernels, which is asked for before. */
+struct task_struct___wide {
+	long pid;
+} __attribute__((preserve_access_index));
+
+SEC("raw_tp/sys_enter")
+int on_sized(void *ctx)
+{
+	struct task_struct___wide *task = (void *)bpf_get_current_task();
+	if (bpf_core_field_size(task->pid) == sizeof(long))
+		return task->pid;
+	return hit(13);
+}
+
 #ifndef EVERYWHERE
 /* Refused by the verifier: reads through an unchecked pointer. */
 SEC("raw_tp/sys_enter")

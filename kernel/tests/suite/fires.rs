@@ -387,6 +387,12 @@ fn core_relocations_find_the_fields_of_this_kernel() {
 }
 
 #[test]
+fn a_field_of_a_size_that_this_kernel_has_not_is_never_read() {
+    let f = Fixture::new();
+    fires(&f, "trace", "on_sized", 13, &hook(Kind::RawTracepoint, 0, Target::Event("sys_enter".into())), getppid);
+}
+
+#[test]
 fn an_enum_that_is_wider_in_the_kernel() {
     let f = Fixture::new();
     fires(&f, "trace", "on_enum", 12, &hook(Kind::RawTracepoint, 0, Target::Event("sys_enter".into())), getppid);

@@ -103,7 +103,7 @@ fn instructions_are_those_that_libbpf_loads() {
     let f = Fixture::new();
     let mut hooks = Vec::new();
     let raw = raw_tp();
-    for function in ["on_raw", "on_core", "on_enum"] {
+    for function in ["on_raw", "on_core", "on_enum", "on_sized"] {
         hooks.push((function, &raw));
     }
     let object = object("trace");
