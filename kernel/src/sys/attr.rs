@@ -1,4 +1,5 @@
-//! Parts of `union bpf_attr`, field for field (include/uapi/linux/bpf.h, Linux 6.18).
+//! Parts of `union bpf_attr`, field for field (include/uapi/linux/bpf.h, Linux 6.18). None has bytes between or behind its
+//! fields: those would be whatever was there before, and an older kernel refuses all that it does not know if it is not 0.
 
 #[repr(C)]
 #[derive(Debug, Default)]
@@ -155,6 +156,7 @@ pub(super) struct BtfLoad {
     pub size: u32,
     pub log_size: u32,
     pub log_level: u32,
+    pub _true_size: u32,
 }
 
 #[repr(C)]

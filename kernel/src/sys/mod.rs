@@ -111,7 +111,7 @@ pub fn open_pin(path: &Path) -> io::Result<OwnedFd> {
 /// Loads type information.
 pub fn load_btf(data: &[u8]) -> io::Result<OwnedFd> {
     let size = u32::try_from(data.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
-    bpf_fd(Command::BtfLoad, &mut BtfLoad { btf: data.as_ptr() as u64, log: 0, size, log_size: 0, log_level: 0 })
+    bpf_fd(Command::BtfLoad, &mut BtfLoad { btf: data.as_ptr() as u64, size, ..BtfLoad::default() })
 }
 
 /// Waits until one of some descriptors can be read, at most for that time. A signal ends it early.
