@@ -107,10 +107,12 @@ fn is_indexed(info: &MapInfo) -> bool {
 
 /// A value that is registered with the kernel. That of a module is not described without its base.
 fn kernels_type(info: &MapInfo) -> io::Result<TypeDesc> {
-    let described = match info.kernel_btf_id {
-        0 => None,
-        id => Btf::parse(&sys::btf_by_id(id)?).ok().map(|btf| TypeDesc::of(&btf, info.kernel_value_type)),
+    let types = match info.kernel_btf_id {
+        // Before Linux 6.9 it is not said, and modules could register nothing.
+        0 => std::fs::read("/sys/kernel/btf/vmlinux")?,
+        id => sys::btf_by_id(id)?,
     };
+    let described = Btf::parse(&types).ok().map(|btf| TypeDesc::of(&btf, info.kernel_value_type));
     sys::trim_heap();
     Ok(described.unwrap_or_else(|| TypeDesc::bytes(info.value_size)))
 }
