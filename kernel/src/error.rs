@@ -115,6 +115,11 @@ const UNRESOLVED: &str = "invalid func unknown#195896080";
 
 /// The verifier's reason, with the source line it stands at when the log has one.
 fn verdict(log: &str) -> Option<String> {
+    // Linux 7.3 explains the reason once more after it, and ends with advice.
+    let log = match log.split_once("\nVerification failed: ") {
+        Some((before, _)) if !before.trim().is_empty() => before,
+        _ => log,
+    };
     // After the reason: what it cost, and, of an endless loop, how little changed in a round of it.
     let trailer = [
         "processed ",
@@ -168,6 +173,15 @@ mod tests {
         let log = "; for (;;) @ loop.bpf.c:5\n4: (05) goto pc-3\ninfinite loop detected at insn 2\n\
                    cur state: R1=1 R10=fp0\nold state: R1=1 R10=fp0\nprocessed 4 insns (limit 1000000)\n";
         assert_eq!(verdict(log).as_deref(), Some("infinite loop detected at insn 2 at loop.bpf.c:5"));
+    }
+
+    #[test]
+    fn a_report_after_the_reason_is_no_part_of_it() {
+        let log = "; return (int)*value; @ trace.bpf.c:79\n7: (79) r0 = *(u64 *)(r0 +0)\n\
+                   R0 invalid mem access 'map_value_or_null'\n\n\
+                   Verification failed: Register Type Safety: Invalid dereference\n\nAt:\n  on_bad @ trace.bpf.c:79:14\n\n\
+                   Suggestion:\n  Add a NULL check before the access.\n\nprocessed 7 insns (limit 1000000)\n";
+        assert_eq!(verdict(log).as_deref(), Some("R0 invalid mem access 'map_value_or_null' at trace.bpf.c:79"));
     }
 
     #[test]
