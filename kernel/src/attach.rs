@@ -10,6 +10,7 @@ use std::path::Path;
 
 use skep_object::kind::{KINDS, Kind};
 
+use crate::age;
 use crate::bpffs::Bpffs;
 use crate::error::{Holder, KernelError};
 use crate::functions;
@@ -92,12 +93,13 @@ pub fn attach(
     bpffs: &Bpffs,
     map: Option<BorrowedFd<'_>>,
 ) -> Result<OwnedFd, KernelError> {
-    match ATTACH[hook.kind as usize].1 {
+    let link = match ATTACH[hook.kind as usize].1 {
         Means::Link(attach) => attach(program, hook),
         Means::LinkToMap(attach) => attach(program, hook, map),
         Means::LinkInOrder(attach) => attach(program, hook, bpffs),
         Means::Filter => Err(wrong_target(hook)),
-    }
+    };
+    link.map_err(|error| age::explain(error, hook))
 }
 
 /// Whether this kernel attaches the kind, of which it loaded `program`.

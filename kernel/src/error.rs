@@ -85,7 +85,12 @@ impl KernelError {
     }
 
     /// A refused program load: the verifier's doing if it left a log, else the kernel's policy or age.
-    pub(crate) fn refused_load(function: &str, refused: crate::sys::program::Refused) -> KernelError {
+    /// `too_old`: what the kernel may not know about it.
+    pub(crate) fn refused_load(
+        function: &str,
+        refused: crate::sys::program::Refused,
+        too_old: impl FnOnce() -> Option<String>,
+    ) -> KernelError {
         let log = refused.log;
         if let Some(message) = verdict(&log) {
             return KernelError::VerifierRejected { function: function.to_owned(), message, log };
@@ -97,7 +102,8 @@ impl KernelError {
                 why: "the kernel refuses this kind of program without a word (missing capability, lockdown, or a patched kernel)".into(),
             },
             Some(libc::EINVAL | libc::EOPNOTSUPP) => {
-                KernelError::KernelUnsupported { what, why: format!("this kernel does not know this kind of program ({})", refused.error) }
+                let unknown = || format!("this kernel does not know this kind of program ({})", refused.error);
+                KernelError::KernelUnsupported { what, why: too_old().unwrap_or_else(unknown) }
             }
             Some(libc::E2BIG) => KernelError::LimitReached { what, limit: "it has more instructions than the kernel takes".into() },
             _ => KernelError::Io { what, source: refused.error },

@@ -8,6 +8,7 @@
 //! **Caveats.** All calls block, some for tens of milliseconds (RCU): keep them off async threads.
 #![allow(unsafe_code)]
 
+mod age;
 pub mod attach;
 pub mod bpffs;
 pub mod changed;

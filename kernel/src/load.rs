@@ -14,6 +14,7 @@ use skep_object::link::LinkedProgram;
 use skep_object::map::{MapDef, map_type};
 use skep_object::{InitialValue, Object, ObjectError, Selection};
 
+use crate::age;
 use crate::error::KernelError;
 use crate::externs::{self, Externs};
 use crate::functions;
@@ -133,7 +134,9 @@ pub fn verify(request: &LoadRequest, target: Option<&TargetBtf>) -> Result<Vec<V
     make(&request, BTreeMap::new(), target)?.each(&request, target, |_, variant, load| {
         let function = variant.function.clone();
         let (result, log) = load.verify();
-        let refused = |error| KernelError::refused_load(&function, program::Refused { error, log: log.clone() });
+        let too_old = || age::of_load(&variant.attributes);
+        let refused =
+            |error| KernelError::refused_load(&function, program::Refused { error, log: log.clone() }, too_old);
         let refused = result.err().map(refused);
         all.push(Verified { function, refused, log });
         Ok(())
@@ -175,7 +178,8 @@ pub fn load(
     let mut programs = BTreeMap::new();
     let mut by_function = BTreeMap::new();
     made.each(request, target, |key, variant, load| {
-        let fd = load.run().map_err(|refused| KernelError::refused_load(&variant.function, refused))?;
+        let too_old = || age::of_load(&variant.attributes);
+        let fd = load.run().map_err(|refused| KernelError::refused_load(&variant.function, refused, too_old))?;
         by_function.entry(key).or_insert_with(|| variant.pin());
         programs.insert(variant.pin(), fd);
         Ok(())

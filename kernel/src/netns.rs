@@ -52,6 +52,10 @@ pub fn view(path: &Path) -> Result<NetnsView, KernelError> {
                 why: "its process is gone".into(),
             };
         }
+        if e.raw_os_error() == Some(libc::ENOPROTOOPT) {
+            let why = "the cookies by which namespaces are told apart came with Linux 5.14".into();
+            return KernelError::KernelUnsupported { what: what(), why };
+        }
         KernelError::Io { what: what(), source: e }
     })
 }

@@ -53,7 +53,7 @@ impl Adder {
                 license: "GPL",
                 ..Load::default()
             };
-            programs.push(load.run().map_err(|refused| KernelError::refused_load("skep_add", refused))?);
+            programs.push(load.run().map_err(|refused| KernelError::refused_load("skep_add", refused, || None))?);
         }
         Ok(Adder { scratch, programs, key_room, stride })
     }
