@@ -11,17 +11,25 @@ use skep_kernel::seam::Kernel;
 use skep_object::kind::{Kind, attach};
 
 use super::fixture::{Fixture, at, hook, local_in, object, request, run};
+use super::verdict;
 
-/// Attaches, triggers, detaches, triggers: the counter moves once; by how much.
-fn fires(fixture: &Fixture, source: &str, function: &str, slot: u32, hook: &Hook, trigger: impl Fn()) -> u64 {
+/// Attaches, triggers, detaches, triggers: the counter moves once; by how much. `None`: refused, on a kernel of which a
+/// golden file says whether that is right.
+fn fires(fixture: &Fixture, source: &str, function: &str, slot: u32, hook: &Hook, trigger: impl Fn()) -> Option<u64> {
     let object = object(source);
     let globals: &[_] =
         if ["trace", "probes"].contains(&source) { &[("tgid", json!(std::process::id()))] } else { &[] };
     let request = request(&object, &[(function, hook)], globals);
-    fixture.load("l1", &request);
-    trigger();
-    assert_eq!(fixture.hits("l1", slot), 0, "{function} counted before it was attached");
-    let link = fixture.attach("l1", function, &request, hook);
+    let attached = fixture.host.load(&fixture.uid, "l1", &request).and_then(|_| {
+        trigger();
+        assert_eq!(fixture.hits("l1", slot), 0, "{function} counted before it was attached");
+        fixture.try_attach("l1", function, &request, hook)
+    });
+    let link = match attached {
+        Ok(link) => link,
+        Err(error) if verdict::refused(&error) => return None,
+        Err(error) => panic!("{error}"),
+    };
     trigger();
     let counted = fixture.hits("l1", slot);
     assert!(counted > 0, "{function} did not fire");
@@ -34,12 +42,8 @@ fn fires(fixture: &Fixture, source: &str, function: &str, slot: u32, hook: &Hook
     let before = fixture.hits("l1", slot);
     trigger();
     assert_eq!(fixture.hits("l1", slot), before, "{function} fired after it was detached");
-    counted
-}
-
-/// A kernel that has all of a hook's kind.
-fn must_fire() -> bool {
-    std::env::var_os("SKEP_TEST_MUST_FIRE").is_some()
+    verdict::fires();
+    Some(counted)
 }
 
 /// Either it fires, or it is refused with `reason` because `has` says that this kernel lacks it; how often it fired.
@@ -51,9 +55,8 @@ fn fires_or(
     hook: &Hook,
     trigger: impl Fn(),
 ) -> Option<u64> {
-    // On a kernel that is known to have everything a refusal is a failure.
-    if has || must_fire() {
-        return Some(fires(fixture, source, function, slot, hook, trigger));
+    if has || verdict::wanted() {
+        return fires(fixture, source, function, slot, hook, trigger);
     }
     let request = request(&object(source), &[(function, hook)], &[]);
     let refused = fixture
@@ -91,14 +94,7 @@ fn tcx_both_ways() {
         let mut f = Fixture::new();
         let lo = f.lo();
         let hook = hook(Kind::Tcx, direction, lo);
-        if !has_release(6, 6) {
-            let request = request(&object("net"), &[("count_tc", &hook)], &[]);
-            f.load("l1", &request);
-            let error = f.host.attach(&f.uid, "x", &hook, &at("l1", "count_tc", &request)).unwrap_err();
-            assert_eq!(error.reason(), "KernelUnsupported", "{error}");
-            continue;
-        }
-        fires(&f, "net", "count_tc", 1, &hook, || f.packets(5));
+        fires_or(&f, many_at_once(), "net", ("count_tc", 1), &hook, || f.packets(5));
     }
 }
 
@@ -194,14 +190,13 @@ fn sock_ops() {
 #[test]
 fn cgroup_connect_unix() {
     const CONNECT_UNIX: u32 = 49;
-    if has_release(6, 7) {
-        return fires_in_cgroup(Kind::CgroupSockAddr, CONNECT_UNIX, "on_unix", 9);
-    }
     let mut f = Fixture::new();
     let hook = hook(Kind::CgroupSockAddr, CONNECT_UNIX, f.cgroup());
-    let request = request(&object("cgroup"), &[("on_unix", &hook)], &[]);
-    let error = f.host.load(&f.uid, "l1", &request).unwrap_err();
-    assert_eq!(error.reason(), "KernelUnsupported", "{error}");
+    let has = (has_release(6, 7), "KernelUnsupported");
+    fires_or(&f, has, "cgroup", ("on_unix", 9), &hook, || {
+        let _inside = f.enter_cgroup();
+        busy();
+    });
 }
 
 #[test]
@@ -269,19 +264,22 @@ fn sk_skb() {
 /// A parser runs beside a verdict; alone it does not.
 #[test]
 fn sk_skb_stream_parser() {
-    if !links_on_maps().0 {
+    if !links_on_maps().0 && !verdict::wanted() {
         return println!("SKIPPED: links on maps of sockets came with Linux 6.10");
     }
     let f = Fixture::new();
     let on = |attach_type| hook(Kind::SkSkb, attach_type, Target::SocketMap("sockets".into()));
-    let (parser, verdict) = (on(attach::SK_SKB_STREAM_PARSER), on(attach::SK_SKB_STREAM_VERDICT));
-    let request = request(&object("sockets"), &[("on_measured", &parser), ("on_stream", &verdict)], &[]);
+    let (parser, on_stream) = (on(attach::SK_SKB_STREAM_PARSER), on(attach::SK_SKB_STREAM_VERDICT));
+    let request = request(&object("sockets"), &[("on_measured", &parser), ("on_stream", &on_stream)], &[]);
     f.load("l1", &request);
-    f.attach("l1", "on_measured", &request, &parser);
-    f.attach("l1", "on_stream", &request, &verdict);
+    if let Err(error) = f.try_attach("l1", "on_measured", &request, &parser) {
+        return assert!(verdict::refused(&error), "{error}");
+    }
+    f.attach("l1", "on_stream", &request, &on_stream);
     exchange(&f);
     assert!(f.hits("l1", 2) > 0, "the parser did not fire");
     assert!(f.hits("l1", 3) > 0, "the verdict did not fire");
+    verdict::fires();
 }
 
 /// A load whose map is another one is attached there: the link of the older map stays with that.
@@ -322,6 +320,7 @@ fn iter() {
     assert!(f.hits("l1", 4) > 0);
     f.host.detach(&f.uid, &link).unwrap();
     assert!(f.host.read_iterator(&f.uid, &link).is_err(), "it can be read after it was detached");
+    verdict::fires();
 }
 
 #[test]
@@ -339,6 +338,7 @@ fn iter_over_the_elements_of_a_map() {
         super::fixture::hook(Kind::Iter, 0, Target::Objects { function: "bpf_iter_bpf_map_elem".into(), map: None });
     let error = f.host.attach(&f.uid, "x", &hook, &at("l1", "on_elements", &request)).unwrap_err();
     assert!(error.to_string().contains("name it in map"), "{error}");
+    verdict::fires();
 }
 
 fn read(f: &Fixture, link: &str) -> String {
@@ -352,13 +352,8 @@ fn read(f: &Fixture, link: &str) -> String {
 fn netfilter() {
     let mut f = Fixture::new();
     let hook = local_in(f.netns(), 10);
-    if !has_release(6, 4) {
-        let error =
-            f.host.load(&f.uid, "l1", &request(&object("net"), &[("count_netfilter", &hook)], &[])).unwrap_err();
-        assert_eq!(error.reason(), "KernelUnsupported", "{error}");
-        return;
-    }
-    fires(&f, "net", "count_netfilter", 5, &hook, || f.packets(5));
+    let has = (has_release(6, 4), "KernelUnsupported");
+    fires_or(&f, has, "net", ("count_netfilter", 5), &hook, || f.packets(5));
 }
 
 #[test]
@@ -479,11 +474,8 @@ fn uretprobe_multi() {
 fn uprobe_session() {
     let f = Fixture::new();
     let hook = hook(Kind::UprobeMulti, attach::TRACE_UPROBE_SESSION, both_probed());
-    let has = has_release(6, 13);
-    if must_fire() && !has {
-        return println!("SKIPPED: sessions of probes in user space came with Linux 6.13");
-    }
-    let fired = fires_or(&f, (has, "KernelUnsupported"), "probes", ("on_session", 7), &hook, call_probed);
+    let has = (has_release(6, 13), "KernelUnsupported");
+    let fired = fires_or(&f, has, "probes", ("on_session", 7), &hook, call_probed);
     assert!(fired.is_none_or(|fired| fired == 20), "{fired:?} of 5 calls and returns each of two functions");
 }
 
@@ -656,6 +648,9 @@ fn a_kernel_function_that_is_not_there_is_named() {
     f.load("l1", &request);
     let error = f.host.attach(&f.uid, "x", &hook, &at("l1", "on_kernel_entries", &request)).unwrap_err();
     let said = error.to_string();
+    if verdict::wanted() && error.reason() == "KernelUnsupported" {
+        return println!("refused: {error}");
+    }
     match has_kprobes() {
         true => assert_eq!(
             said,
@@ -699,7 +694,6 @@ fn netkit() {
     let mut f = Fixture::new();
     f.lo();
     if !f.link_of_kind("sk0", "netkit") {
-        assert!(!must_fire(), "this kernel has no netkit");
         let hook = hook(Kind::Netkit, attach::NETKIT_PRIMARY, f.interface("lo"));
         fires_or(&f, (false, "KernelUnsupported"), "probes", ("on_netkit", 11), &hook, || {});
         return;

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 use skep_kernel::hook::{Family, Hook, Netfilter, NetfilterHook, Options, Target};
+use skep_kernel::netns::NetnsView;
 use skep_kernel::seam::{Kernel, LoadRequest, Merge, ProgramAt, Variant};
-use skep_kernel::{Host, bpffs, netns, probe};
+use skep_kernel::{Host, KernelError, bpffs, netns, probe};
 use skep_object::Object;
 use skep_object::kind::Kind;
 
@@ -47,7 +48,7 @@ impl Fixture {
     pub fn netns(&mut self) -> Target {
         self.lo();
         let path = self.netns_path();
-        let cookie = netns::view(&path).unwrap().cookie;
+        let cookie = seen(&path).cookie;
         Target::Netns { path, cookie, name: "the test".into() }
     }
 
@@ -62,7 +63,7 @@ impl Fixture {
 
     pub fn interface(&self, name: &str) -> Target {
         let netns = self.netns_path();
-        let view = netns::view(&netns).unwrap();
+        let view = seen(&netns);
         let interface = view.interfaces.iter().find(|i| i.name == name).unwrap();
         Target::Interface { netns, cookie: view.cookie, ifindex: interface.index, name: name.into() }
     }
@@ -142,10 +143,20 @@ impl Fixture {
     }
 
     pub fn attach(&self, load: &str, function: &str, request: &LoadRequest, hook: &Hook) -> String {
+        self.try_attach(load, function, request, hook).unwrap()
+    }
+
+    pub fn try_attach(
+        &self,
+        load: &str,
+        function: &str,
+        request: &LoadRequest,
+        hook: &Hook,
+    ) -> Result<String, KernelError> {
         let link = hook.link_name(function);
-        self.host.attach(&self.uid, &link, hook, &at(load, function, request)).unwrap();
+        self.host.attach(&self.uid, &link, hook, &at(load, function, request))?;
         self.host.settle(&self.uid, load, &request.keep.keys().cloned().collect()).unwrap();
-        link
+        Ok(link)
     }
 
     /// A counter of the array `hits`.
@@ -154,6 +165,13 @@ impl Fixture {
         let map = skep_kernel::sys::map::Map::new(fd).unwrap();
         u64::from_ne_bytes(map.lookup(&slot.to_ne_bytes()).unwrap().unwrap().try_into().unwrap())
     }
+}
+
+/// Without it there is nothing to attach to: where the kernel is to blame, that is the verdict on the test's kind.
+fn seen(netns: &Path) -> NetnsView {
+    netns::view(netns).unwrap_or_else(|error| {
+        if super::verdict::refused(&error) { super::verdict::end(&error) } else { panic!("{error}") }
+    })
 }
 
 /// This process is in a test's cgroup.

@@ -18,3 +18,4 @@ mod printing;
 mod remains;
 mod shared;
 mod updates;
+mod verdict;
