@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: installs what is missing for building and testing, and says what and why. Quick when nothing is.
 
 mod apt;
+pub mod archive;
 pub mod foreign;
 mod host;
 mod rust_src;

@@ -1,11 +1,12 @@
 //! The source of `core`: eBPF is a target without a prebuilt one. From rustup, or, where rustup has no network, from
-//! Debian's `rust-src` of the same version, by an apt state of our own that leaves the system's lists alone.
+//! Debian's `rust-src` of the same version.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use super::archive::Suite;
 use crate::{repo, step};
 
 const SUITES: [&str; 2] = ["trixie-backports", "sid"];
@@ -26,55 +27,29 @@ pub fn install() -> Result<()> {
     step::step("rust-src from Debian", |_| from_debian(&version, &place))
 }
 
-/// Where this machine gets Debian's packages from: the newer suites are beside its own.
-fn mirror() -> Result<String> {
-    let sites = step::ask(Command::new("apt-get").args(["indextargets", "--format", "$(SITE)"]))?;
-    let debian = sites.lines().find(|site| site.trim_end_matches('/').ends_with("/debian"));
-    debian.map(str::to_owned).context("apt knows no Debian mirror; install rust-src by `rustup component add rust-src`")
-}
-
+/// From the first suite that has it.
 fn from_debian(version: &str, place: &Path) -> Result<()> {
-    let dir = repo::tools().join("apt");
-    for sub in ["lists/partial", "cache/archives/partial", "unpacked"] {
-        std::fs::create_dir_all(dir.join(sub))?;
+    let mut seen = Vec::new();
+    for name in SUITES {
+        let suite = match Suite::open(name) {
+            Ok(suite) => suite,
+            Err(error) => {
+                seen.push(format!("{error:#}"));
+                continue;
+            }
+        };
+        let versions = suite.ask(&["madison", "rust-src"])?;
+        let mut exact = versions.lines().filter_map(|line| line.split('|').nth(1).map(str::trim));
+        let Some(exact) = exact.find(|candidate| candidate.starts_with(&format!("{version}+"))) else {
+            seen.push(versions);
+            continue;
+        };
+        let unpacked = tempfile::tempdir_in(repo::tools())?;
+        suite.unpack(&[format!("rust-src={exact}")], unpacked.path())?;
+        let library = unpacked.path().join(format!("usr/src/rustc-{version}/library"));
+        std::fs::create_dir_all(place)?;
+        return step::ask(Command::new("cp").arg("-a").arg(&library).arg(place)).map(drop);
     }
-    let mirror = mirror()?;
-    let source = |suite: &&str| {
-        format!("deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {mirror} {suite} main\n")
-    };
-    std::fs::write(dir.join("sources.list"), SUITES.iter().map(source).collect::<String>())?;
-    let apt = |program: &str, words: &[&str]| -> Result<()> {
-        step::logged(&format!("rust-src {program} {}", words[0]), private(program, &dir).args(words))
-    };
-    apt("apt-get", &["update"])?;
-    let policy = step::ask(private("apt-cache", &dir).args(["madison", "rust-src"]))?;
-    let versions = policy.lines().filter_map(|line| line.split('|').nth(1).map(str::trim));
-    let Some(exact) = versions.into_iter().find(|candidate| candidate.starts_with(&format!("{version}+"))) else {
-        bail!(
-            "Debian has no rust-src {version}; `rustup component add rust-src` where there is a network. It has:\n{policy}"
-        );
-    };
-    apt("apt-get", &["download", &format!("rust-src={exact}")])?;
-    let package = std::fs::read_dir(&dir)?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .context("apt-get downloaded nothing")?;
-    step::ask(Command::new("dpkg").arg("-x").arg(&package).arg(dir.join("unpacked")))?;
-    let library = dir.join("unpacked/usr/src").join(format!("rustc-{version}/library"));
-    std::fs::create_dir_all(place)?;
-    step::ask(Command::new("cp").arg("-a").arg(&library).arg(place)).map(drop)
-}
-
-/// apt with its own state; proxies and the like stay as the machine has them.
-fn private(program: &str, dir: &Path) -> Command {
-    let mut command = Command::new(program);
-    command.current_dir(dir);
-    for (key, value) in
-        [("Dir::Etc::sourcelist", "sources.list"), ("Dir::State::lists", "lists"), ("Dir::Cache", "cache")]
-    {
-        command.arg("-o").arg(format!("{key}={}", dir.join(value).display()));
-    }
-    command.args(["-o", "Dir::Etc::sourceparts=-", "-o", "APT::Sandbox::User=root"]);
-    command
+    let hint = "`rustup component add rust-src` where there is a network";
+    bail!("Debian has no rust-src {version}; {hint}. It has:\n{}", seen.join("\n"))
 }
