@@ -1,48 +1,113 @@
-//! Other kernels under QEMU: the kernel crate's tests, and those of the agent that only these kernels can run, in a
-//! machine that boots from an initramfs and has nothing else.
+//! Other kernels under QEMU: the kernel crate's tests, and those of the agent that only these kernels can run, in
+//! machines that boot from an initramfs and have nothing else. What each does with each kind is held to a golden table.
 
+mod console;
 mod initramfs;
 mod kernels;
+mod table;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::{bpf, repo, step};
+use console::Console;
+use kernels::{Files, Runs};
 
 pub use kernels::Kernel;
+pub use table::{Table, refusal};
 
-/// Boot, tests and power-off under emulation take eleven minutes on two processors that do nothing else.
+/// Boot, tests and power-off of one machine, on processors that others use too.
 const TIMEOUT: Duration = Duration::from_secs(1500);
+/// Machines that run beside each other: tests wait a good part of their time.
+const AT_ONCE: usize = 2;
+/// The file of a machine's second serial line, in its directory.
+const VERDICTS: &str = "verdicts";
 
-/// Fetches what is missing of the kernels.
+/// Fetches what is missing of the kernels; says which cannot be had.
 pub fn setup() -> Result<()> {
-    Kernel::ALL.iter().try_for_each(|kernel| kernel.fetch().map(drop))
+    for kernel in &Kernel::ALL {
+        match kernel.fetch() {
+            Err(error) if kernel.required => return Err(error.context(format!("Linux {}", kernel.series))),
+            Err(error) => println!("Linux {} is left out: {error:#}", kernel.series),
+            Ok(_) => {}
+        }
+    }
+    Ok(())
 }
 
-/// Runs the kernel tests on one kernel; what the machine printed.
-pub fn run(kernel: &Kernel, filter: Option<&str>) -> Result<String> {
-    let files = kernel.fetch()?;
+/// What became of a kernel's tests.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Why it could not be had.
+    Missing(String),
+    /// Why none of its tests is meant.
+    NotMeant(String),
+    Ran(Ran),
+}
+
+#[derive(Debug)]
+pub struct Ran {
+    /// What the machine printed.
+    pub console: String,
+    /// What its tests said of the kinds.
+    pub table: Table,
+    /// Tests in programs that it was not given.
+    pub not_given: u64,
+    pub took: Duration,
+}
+
+/// Runs the tests on all kernels; `said` gets every line of every machine as it comes. A machine that does not come to
+/// its end is an error of its kernel's.
+pub fn run(
+    filter: Option<&str>,
+    said: impl Fn(&Kernel, &str) + Sync,
+) -> Result<Vec<(&'static Kernel, Result<Outcome>)>> {
     let tests = build_tests()?;
-    let work = repo::target().join("vm").join(kernel.series);
-    std::fs::create_dir_all(&work)?;
+    let of_agent = [&tests.agent, &tests.same, &tests.verbs].map(|tests| listed(tests));
+    let of_agent: u64 = of_agent.into_iter().sum::<Result<_>>()?;
+    let work = repo::target().join("vm");
     let objects = work.join("objects");
     build_objects(&objects)?;
-    let image = work.join("initramfs.cpio.gz");
-    step::step(&format!("initramfs for {}", kernel.series), |_| {
-        initramfs::write(&image, &files, &tests, &objects, &arguments(kernel, filter))
-    })?;
-    let log = work.join("console.log");
-    step::step(&format!("tests on {}", files.release), |_| boot(&files.vmlinuz, &image, &log))?;
-    std::fs::read_to_string(&log).with_context(|| format!("cannot read {}", log.display()))
+    let machine = |kernel: &'static Kernel| -> Result<Outcome> {
+        if let Some(reason) = kernel.obstacle(filter) {
+            return Ok(Outcome::NotMeant(reason));
+        }
+        let files = match kernel.fetch() {
+            Ok(files) => files,
+            Err(error) if !kernel.required => return Ok(Outcome::Missing(format!("{error:#}"))),
+            Err(error) => return Err(error),
+        };
+        let dir = work.join(kernel.series);
+        std::fs::create_dir_all(&dir)?;
+        initramfs::write(&dir.join("initramfs"), &files, &tests, &objects, kernel, filter)?;
+        said(kernel, &format!("boots {}", files.release));
+        let start = Instant::now();
+        let console = boot(&dir, &files, |line| said(kernel, line))?;
+        let table = Table::told(&files.release, &std::fs::read_to_string(dir.join(VERDICTS))?);
+        let not_given = if kernel.runs == Runs::All { 0 } else { of_agent };
+        Ok(Outcome::Ran(Ran { console, table, not_given, took: start.elapsed() }))
+    };
+    let waiting = Mutex::new(Kernel::ALL.iter());
+    let next = || waiting.lock().ok()?.next();
+    let worker = || std::iter::from_fn(&next).map(|kernel| (kernel, machine(kernel))).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(worker)).collect();
+        let mut all = Vec::new();
+        for worker in workers {
+            all.extend(worker.join().map_err(|_| anyhow::anyhow!("a machine's thread panicked"))?);
+        }
+        Ok(all)
+    })
 }
 
-/// What the test binary is told.
-fn arguments(kernel: &Kernel, filter: Option<&str>) -> String {
-    let skip = kernel.left_out.iter().map(|(test, _)| format!("--skip {test}"));
-    filter.map(str::to_owned).into_iter().chain(skip).collect::<Vec<_>>().join(" ")
+/// How many tests a program has. They are static, and run here too.
+fn listed(tests: &Path) -> Result<u64> {
+    let list = step::ask(Command::new(tests).arg("--list"))?;
+    Ok(list.lines().filter(|line| line.ends_with(": test")).count() as u64)
 }
 
 /// The programs of a machine, all static.
@@ -63,7 +128,7 @@ fn build_tests() -> Result<Tests> {
     cargo.current_dir(repo::root());
     cargo.args(["test", "--package", "skep-kernel", "--test", "kernel", "--package", "skep-node-agent"]);
     cargo.args(["--test", "functions", "--package", "kubectl-skep", "--test", "same", "--test", "verbs"]);
-    cargo.args(["--no-run", "--message-format=json"]);
+    cargo.args(["--no-run", "--profile", "vm", "--message-format=json"]);
     cargo.args(["--target", "x86_64-unknown-linux-gnu"]).env("RUSTFLAGS", "-C target-feature=+crt-static");
     let messages = step::step("static tests", |_| step::ask(&mut cargo))?;
     let binary = |name: &str, is_test: bool| {
@@ -102,18 +167,33 @@ fn build_objects(out: &Path) -> Result<()> {
     Ok(())
 }
 
-fn boot(vmlinuz: &Path, initramfs: &Path, log: &Path) -> Result<()> {
-    let _old = std::fs::remove_file(log);
+/// Runs a machine to its end; what it printed.
+fn boot(dir: &Path, files: &Files, said: impl Fn(&str)) -> Result<String> {
+    let (log, verdicts) = (dir.join("console.log"), dir.join(VERDICTS));
+    for old in [&log, &verdicts] {
+        std::fs::write(old, "")?;
+    }
+    let serial = |file: &Path| format!("file:{}", file.display());
     let mut qemu = Command::new("qemu-system-x86_64");
     // Emulation: it needs nothing of the host, and the kernels see the same machine everywhere.
     qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-M", "q35", "-m", "1024", "-smp", "2"]);
-    qemu.args(["-nodefaults", "-display", "none", "-no-reboot", "-serial"]).arg(format!("file:{}", log.display()));
-    qemu.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(initramfs);
+    qemu.args(["-nodefaults", "-display", "none", "-no-reboot"]);
+    qemu.arg("-serial").arg(serial(&log)).arg("-serial").arg(serial(&verdicts));
+    qemu.arg("-kernel").arg(&files.vmlinuz).arg("-initrd").arg(dir.join("initramfs"));
     qemu.args(["-append", "console=ttyS0 rdinit=/init panic=-1 quiet lsm=landlock,lockdown,bpf mitigations=off"]);
-    let mut machine = qemu.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("qemu does not start")?;
+    let machine = qemu.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("qemu does not start")?;
+    let mut console = Console::open(&log)?;
+    end(machine, &log, || console.lines(&said))?;
+    Ok(console.all())
+}
+
+/// Waits for the machine, with `look` now and then, and once more when it has ended.
+fn end(mut machine: Child, log: &Path, mut look: impl FnMut() -> Result<()>) -> Result<()> {
     let start = Instant::now();
     loop {
-        match machine.try_wait()? {
+        let status = machine.try_wait()?;
+        look()?;
+        match status {
             Some(status) if status.success() => return Ok(()),
             Some(status) => bail!("qemu ended with {status}"),
             None if start.elapsed() > TIMEOUT => {
@@ -121,7 +201,7 @@ fn boot(vmlinuz: &Path, initramfs: &Path, log: &Path) -> Result<()> {
                 machine.wait()?;
                 bail!("the machine did not end within {TIMEOUT:?}\n{}", step::tail(log));
             }
-            None => std::thread::sleep(Duration::from_millis(200)),
+            None => std::thread::sleep(Duration::from_millis(100)),
         }
     }
 }

@@ -7,11 +7,10 @@ use serde_json::Value;
 use skep_object::kind::{KINDS, Kind, Row, TargetClass, UpdateWay};
 
 use crate::repo;
-use crate::vm::Kernel;
 
 /// In which test of `kernel/tests/suite` a kind fires on a real event and stops when it is detached. What is not here is
 /// not supported.
-const FIRES: [(Kind, &str); KINDS.len()] = [
+pub const FIRES: [(Kind, &str); KINDS.len()] = [
     (Kind::Xdp, "fires::xdp"),
     (Kind::Tcx, "fires::tcx_both_ways"),
     (Kind::Tc, "fires::tc_both_ways"),
@@ -63,9 +62,8 @@ pub fn page() -> Result<String> {
          *A new revision*: `swap`: takes the old one's place in one step, nothing is missed and nothing seen\n\
          twice; `beside`: is attached before the old one goes, nothing is missed, and for a moment both run; `gap`: the\n\
          kernel takes one program per place and cannot swap: what happens between is missed. *Since*: the Linux release\n\
-         that Skep needs for it. *Fires in*: the test that attaches it, makes it fire by a real event and detaches it\n\
-         (`cargo xtask test --only kernel NAME`; \"VM\": on Debian's kernels of that series, where this repository's own\n\
-         machine may have no such hook).\n\n\
+         that Skep needs for it; [kernels.md](kernels.md) has what Debian's kernels do. *Fires in*: the test that attaches it,\n\
+         makes it fire by a real event and detaches it (`cargo xtask test --only kernel NAME`).\n\n\
          | kind | sections | attached to | a new revision | since | fires in |\n|---|---|---|---|---|---|\n",
     );
     for (row, (kind, test)) in KINDS.iter().zip(FIRES) {
@@ -110,12 +108,8 @@ fn line(row: &Row, test: &str) -> Result<String> {
         UpdateWay::Beside | UpdateWay::BesideNeighbour => "beside",
         UpdateWay::Gap => "gap",
     };
-    // Those that must fire in a VM cannot on every host.
-    let in_vm = |kernel: &&Kernel| kernel.must_fire.iter().any(|must| test.contains(must));
-    let vms: Vec<String> = Kernel::ALL.iter().filter(in_vm).map(|kernel| format!("VM {}", kernel.series)).collect();
-    let place = if vms.is_empty() { "host".to_owned() } else { vms.join(", ") };
     Ok(format!(
-        "| [`{name}`](#{anchor}) | {sections} | {target} | {update} | {since} | `{test}` ({place}) |\n",
+        "| [`{name}`](#{anchor}) | {sections} | {target} | {update} | {since} | `{test}` |\n",
         name = row.name,
         anchor = row.name.to_lowercase(),
         sections = sections.join(" "),

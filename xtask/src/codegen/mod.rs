@@ -2,6 +2,7 @@
 //! so that `--check` cannot differ from what a run would do.
 
 mod cli;
+mod kernels;
 mod kinds;
 mod rbac;
 mod screens;
@@ -14,6 +15,8 @@ use anyhow::{Context, Result, bail};
 use prost::Message;
 
 use crate::{repo, step};
+
+pub use kinds::FIRES;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example: cargo xtask codegen --check   # fails, naming the files, when the tree would change")]
@@ -35,6 +38,7 @@ impl Codegen {
             wanted.insert(Path::new("helm/skep/templates").join(file), text.into_bytes());
         }
         wanted.insert("docs/kinds.md".into(), kinds::page()?.into_bytes());
+        wanted.insert("docs/kernels.md".into(), kernels::page()?.into_bytes());
         if self.check {
             wanted.extend(printed()?);
             return report(&stale(&wanted)?);

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use super::Tests;
-use super::kernels::{Files, name};
+use super::kernels::{Files, Kernel, Runs, name};
 use crate::{repo, step};
 
 /// Links, queueing and connections that tests use, and that Debian builds as modules.
@@ -16,7 +16,14 @@ const MODULES: [&str; 5] = ["veth", "cls_bpf", "act_bpf", "sch_ingress", "nf_con
 
 const AUTHORITIES: &str = "etc/ssl/certs/ca-certificates.crt";
 
-pub fn write(image: &Path, files: &Files, tests: &Tests, objects: &Path, arguments: &str) -> Result<()> {
+pub fn write(
+    image: &Path,
+    files: &Files,
+    tests: &Tests,
+    objects: &Path,
+    kernel: &Kernel,
+    filter: Option<&str>,
+) -> Result<()> {
     let root = tempfile::tempdir()?;
     let at = |path: &str| root.path().join(path);
     for dir in ["bin", "sbin", "proc", "sys", "dev", "tmp", "run", "root", "etc", "modules", "var"] {
@@ -24,19 +31,24 @@ pub fn write(image: &Path, files: &Files, tests: &Tests, objects: &Path, argumen
     }
     symlink("/run", at("var/run"))?;
     busybox(&at("bin"))?;
-    for program in ["ip", "tc", "docker-registry", "bpftool"] {
+    for program in ["ip", "tc", "bpftool"] {
         with_libraries(root.path(), &repo::find(program).with_context(|| format!("{program} is missing"))?)?;
     }
-    let programs = [
-        (&tests.kernel, "tests"),
-        (&tests.agent, "agent-tests"),
-        (&tests.same, "same-tests"),
-        (&tests.verbs, "verbs-tests"),
-        (&tests.skep_agent, "skep-agent"),
-        (&tests.plugin, "kubectl-skep"),
-    ];
-    for (program, name) in programs {
-        std::fs::copy(program, at(name))?;
+    std::fs::create_dir(at("tests"))?;
+    // They run in this order.
+    std::fs::copy(&tests.kernel, at("tests/1-kernel"))?;
+    if kernel.runs == Runs::All {
+        let programs = [
+            (&tests.agent, "tests/2-agent"),
+            (&tests.same, "tests/3-same"),
+            (&tests.verbs, "tests/4-verbs"),
+            (&tests.skep_agent, "skep-agent"),
+            (&tests.plugin, "kubectl-skep"),
+        ];
+        for (program, name) in programs {
+            std::fs::copy(program, at(name))?;
+        }
+        with_libraries(root.path(), &repo::find("docker-registry").context("docker-registry is missing")?)?;
     }
     std::fs::create_dir(at("objects"))?;
     for entry in std::fs::read_dir(objects)? {
@@ -47,7 +59,7 @@ pub fn write(image: &Path, files: &Files, tests: &Tests, objects: &Path, argumen
     std::fs::create_dir_all(at("etc/ssl/certs"))?;
     std::fs::copy(Path::new("/").join(AUTHORITIES), at(AUTHORITIES))
         .with_context(|| format!("/{AUTHORITIES} is missing: run `cargo xtask setup --only vm`"))?;
-    std::fs::write(at("arguments"), arguments)?;
+    std::fs::write(at("arguments"), kernel.arguments(filter))?;
     modules(files, &at("modules"))?;
     configuration(files, &at("boot"))?;
     std::fs::write(at("init"), include_str!("init.sh"))?;
