@@ -7,6 +7,7 @@ mod host;
 
 use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, AsRawFd};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -183,18 +184,19 @@ fn what_is_drained_is_shown_and_gone() {
 fn what_programs_print_is_followed_beside_everybody_else() {
     let host = host("verbs", "kernel/tests/c/verbs.bpf.c", ON_PACKET);
     let instances = || {
-        let own = |entry: std::io::Result<std::fs::DirEntry>| {
-            entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with("skep-"))
-        };
-        std::fs::read_dir("/sys/kernel/tracing/instances")
-            .unwrap()
-            .filter(|_| true)
-            .filter_map(|e| own(e).then_some(()))
-            .count()
+        let all = std::fs::read_dir("/sys/kernel/tracing/instances").unwrap().flatten();
+        all.filter(|instance| instance.file_name().to_string_lossy().starts_with("skep-"))
+            .map(|instance| instance.path())
     };
-    let before = instances();
+    // An instance is made before it is told to follow anything.
+    let follows = |instance: &PathBuf| {
+        let event = std::fs::read_to_string(instance.join("events/bpf_trace/bpf_trace_printk/enable"));
+        event.is_ok_and(|enabled| enabled.trim() == "1")
+    };
+    let before = instances().count();
+    let following = instances().filter(follows).count();
     let [first, second] = [(); 2].map(|()| Following::start(&host, &["output"]));
-    host.wait("both have their instance", || instances() == before + 2);
+    host.wait("both instances follow", || instances().filter(follows).count() == following + 2);
     host.packets(3);
     for follow in [&first, &second] {
         let line = follow.until("packet 0 of verbs");
@@ -202,7 +204,7 @@ fn what_programs_print_is_followed_beside_everybody_else() {
         follow.until("packet 2 of verbs");
     }
     drop((first, second));
-    host.wait("the instances go", || instances() == before);
+    host.wait("the instances go", || instances().count() == before);
 }
 
 /// What is in it is shown at the kernel level, where a program can be made that writes it.
