@@ -49,6 +49,11 @@ pub(crate) fn of_load(attributes: &LoadAttributes) -> Option<String> {
     too_old(&running(), row?.kind, attach_type)
 }
 
+/// Why a kernel may not have a kind.
+pub(crate) fn of_kind(kind: Kind, attach_type: u32) -> Option<String> {
+    too_old(&running(), kind, attach_type)
+}
+
 fn too_old(running: &str, kind: Kind, attach_type: u32) -> Option<String> {
     let later = LATER.iter().find(|(later, ..)| *later == attach_type);
     let (since, what) = later.map_or((kind.row().since, kind.row().name), |(_, since, what)| (*since, *what));

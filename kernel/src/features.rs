@@ -10,6 +10,7 @@ use skep_object::btf::{Btf, Kind as BtfKind};
 use skep_object::insn::Insn;
 use skep_object::kind::{AttachTo, KINDS, Kind, LoadAttributes, attach as hook};
 
+use crate::age;
 use crate::attach;
 use crate::error::KernelError;
 use crate::sys::{self, program::Load};
@@ -119,5 +120,7 @@ fn load(kind: Kind, attributes: &LoadAttributes, ids: &HashMap<String, u32>) -> 
         };
         load.run()
     };
-    attempt(0).or_else(|_| attempt(1)).map_err(|refused| KernelError::refused_load(kind.row().name, refused))
+    attempt(0).or_else(|_| attempt(1)).map_err(|refused| {
+        KernelError::refused_load(kind.row().name, refused, || age::of_kind(kind, attributes.expected_attach_type))
+    })
 }

@@ -11,6 +11,7 @@ use skep_object::kind::Kind;
 use skep_object::map::MapDef;
 
 use super::{missing_security_module, no_pmu};
+use crate::age;
 use crate::error::KernelError;
 use crate::probe::cgroup2_mount;
 use crate::sys::link::{self, LinkTarget};
@@ -22,10 +23,17 @@ pub(super) type Probe = fn(BorrowedFd<'_>, Kind, u32) -> Result<(), KernelError>
 /// No interface has so high a number.
 const NO_INTERFACE: u32 = i32::MAX as u32;
 
-fn told(kind: Kind, answer: io::Result<impl Sized>, looked: &[i32], why: &str) -> Result<(), KernelError> {
+/// `looked`: the answers of a kernel that looked for what is not there.
+fn told(
+    (kind, attach_type): (Kind, u32),
+    answer: io::Result<impl Sized>,
+    looked: &[i32],
+    why: &str,
+) -> Result<(), KernelError> {
     match answer {
         Err(e) if !e.raw_os_error().is_some_and(|code| looked.contains(&code)) => {
-            Err(KernelError::KernelUnsupported { what: kind.to_string(), why: format!("{why} ({e})") })
+            let why = age::of_kind(kind, attach_type).unwrap_or_else(|| format!("{why} ({e})"));
+            Err(KernelError::KernelUnsupported { what: kind.to_string(), why })
         }
         _ => Ok(()),
     }
@@ -33,7 +41,7 @@ fn told(kind: Kind, answer: io::Result<impl Sized>, looked: &[i32], why: &str) -
 
 pub(super) fn ordered(program: BorrowedFd<'_>, kind: Kind, attach_type: u32) -> Result<(), KernelError> {
     let answer = link::create(program, LinkTarget::Ordered(NO_INTERFACE, None), attach_type, 0);
-    told(kind, answer, &[libc::ENODEV], "this kernel has no such links on interfaces")
+    told((kind, attach_type), answer, &[libc::ENODEV], "this kernel is built without such links on interfaces")
 }
 
 pub(super) fn cgroups(_: BorrowedFd<'_>, kind: Kind, _: u32) -> Result<(), KernelError> {
@@ -65,8 +73,10 @@ pub(super) fn sockets(program: BorrowedFd<'_>, kind: Kind, attach_type: u32) -> 
     };
     let why = "this kernel has no links on maps of sockets";
     match map::create(&def, None, None) {
-        Ok(map) => told(kind, link::create(program, LinkTarget::Fd(map.as_fd()), attach_type, 0), &[], why),
-        Err(e) => told(kind, Err::<(), _>(e), &[], "this kernel has no maps of sockets"),
+        Ok(map) => {
+            told((kind, attach_type), link::create(program, LinkTarget::Fd(map.as_fd()), attach_type, 0), &[], why)
+        }
+        Err(e) => told((kind, attach_type), Err::<(), _>(e), &[], "this kernel has no maps of sockets"),
     }
 }
 
@@ -94,13 +104,13 @@ fn probes(pmu: &str, kind: Kind, config: &str) -> Result<(), KernelError> {
 pub(super) fn functions(program: BorrowedFd<'_>, kind: Kind, attach_type: u32) -> Result<(), KernelError> {
     let names = [c"skep_no_such_function".to_owned()];
     let target = LinkTarget::Functions(&names, kind == Kind::KretprobeMulti);
-    let why = "this kernel has no such links on several functions, or is built without CONFIG_FPROBE";
-    told(kind, link::create(program, target, attach_type, 0), &[libc::ESRCH, libc::ENOENT], why)
+    let why = "this kernel is built without CONFIG_FPROBE";
+    told((kind, attach_type), link::create(program, target, attach_type, 0), &[libc::ESRCH, libc::ENOENT], why)
 }
 
 pub(super) fn symbols(program: BorrowedFd<'_>, kind: Kind, attach_type: u32) -> Result<(), KernelError> {
     // A directory cannot be probed.
     let target = LinkTarget::Offsets(c"/", &[1], kind == Kind::UretprobeMulti);
-    let why = "this kernel has no such links on several symbols, or is built without CONFIG_UPROBE_EVENTS";
-    told(kind, link::create(program, target, attach_type, 0), &[libc::EBADF], why)
+    let why = "this kernel is built without CONFIG_UPROBE_EVENTS";
+    told((kind, attach_type), link::create(program, target, attach_type, 0), &[libc::EBADF], why)
 }

@@ -7,7 +7,8 @@ use skep_kernel::hook::Target;
 use skep_kernel::seam::Kernel;
 use skep_object::kind::{KINDS, Kind};
 
-use super::fixture::{Fixture, hook, object, request};
+use super::fixture::{Fixture, at, hook, object, request};
+use super::verdict;
 
 #[test]
 fn kinds_are_probed_without_a_trace() {
@@ -22,6 +23,8 @@ fn kinds_are_probed_without_a_trace() {
         .map(|(kind, error)| (kind, format!("{}: {error}", error.reason())))
         .collect();
     println!("{missing:#?}");
+    // Beside what the tests of the kinds say: see `verdict`.
+    all.iter().for_each(|support| verdict::probed(support.kind, support.missing.as_ref()));
 
     // Without them this suite could not run.
     for kind in [Kind::Xdp, Kind::Tc, Kind::CgroupSkb, Kind::SockOps, Kind::Tracepoint, Kind::RawTracepoint] {
@@ -32,9 +35,10 @@ fn kinds_are_probed_without_a_trace() {
     for (kind, function) in [(Kind::Fentry, "on_fentry"), (Kind::Fexit, "on_fexit"), (Kind::Kprobe, "on_kprobe")] {
         let hook = hook(kind, 0, openat());
         let request = request(&object("trace"), &[(function, &hook)], &[]);
-        let tried = f.host.load(&f.uid, function, &request).and_then(|_| {
-            f.host.attach(&f.uid, &hook.link_name(function), &hook, &super::fixture::at(function, function, &request))
-        });
+        let tried = f
+            .host
+            .load(&f.uid, function, &request)
+            .and_then(|_| f.host.attach(&f.uid, &hook.link_name(function), &hook, &at(function, function, &request)));
         let refused = tried.err().map(|error| error.reason());
         let told = missing.get(&kind).and_then(|text| text.split(':').next());
         assert_eq!(told, refused, "{kind}");

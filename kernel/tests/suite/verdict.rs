@@ -5,6 +5,7 @@
 use std::io::Write;
 
 use skep_kernel::KernelError;
+use skep_object::kind::Kind;
 
 const FILE: &str = "SKEP_TEST_VERDICTS";
 
@@ -48,13 +49,23 @@ fn without_numbers(text: &str) -> String {
     kept
 }
 
+/// What probing says of a kind.
+pub fn probed(kind: Kind, missing: Option<&KernelError>) {
+    let verdict = missing.map_or("fires".to_owned(), |error| format!("refused: {}: {error}", error.reason()));
+    write(&format!("probed {kind}: {verdict}\n"));
+}
+
 fn tell(verdict: &str) {
-    let Some(path) = std::env::var_os(FILE) else { return };
     let thread = std::thread::current();
     let test = thread.name().unwrap().trim_start_matches("suite::");
     // The same in every run: what a fixture made has a number of its own.
     let verdict = without_numbers(verdict);
+    write(&format!("{test}: {verdict}\n"));
+}
+
+fn write(line: &str) {
+    let Some(path) = std::env::var_os(FILE) else { return };
     let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
     // One write: the file may be a terminal.
-    file.write_all(format!("{test}: {verdict}\n").as_bytes()).unwrap();
+    file.write_all(line.as_bytes()).unwrap();
 }

@@ -20,19 +20,28 @@ pub struct Table {
     pub release: String,
     /// By the kind's name, or the test's.
     pub rows: BTreeMap<String, String>,
+    /// What the agent's probes say of a kind, by its name. It is in no file: it is to be what the tests say.
+    probed: BTreeMap<String, String>,
 }
+
+/// Before a kind's name, where probes speak of it.
+const PROBED: &str = "probed ";
 
 impl Table {
     /// What the tests of a machine said, `<test>: <verdict>`: of several verdicts one that is not `fires` counts.
     pub fn told(release: &str, lines: &str) -> Self {
-        let mut rows = BTreeMap::new();
+        let (mut rows, mut probed) = (BTreeMap::new(), BTreeMap::new());
         for (test, verdict) in lines.lines().filter_map(|line| line.trim().split_once(": ")) {
+            if let Some(kind) = test.strip_prefix(PROBED) {
+                probed.insert(kind.to_owned(), verdict.to_owned());
+                continue;
+            }
             let row: &mut String = rows.entry(row_of(test)).or_insert_with(|| FIRED.to_owned());
             if verdict != FIRED {
                 *row = verdict.to_owned();
             }
         }
-        Self { release: release.into(), rows }
+        Self { release: release.into(), rows, probed }
     }
 
     /// The golden one; empty if there is none yet.
@@ -49,7 +58,8 @@ impl Table {
         let (release, rows) = text.split_once('\n').unwrap_or((text, ""));
         let rows = rows.lines().filter_map(|line| line.split_once(": "));
         let rows = rows.map(|(row, verdict)| (row.to_owned(), verdict.to_owned())).collect();
-        Self { release: release.trim_start_matches("# Linux ").to_owned(), rows }
+        let release = release.trim_start_matches("# Linux ").to_owned();
+        Self { release, rows, probed: BTreeMap::new() }
     }
 
     /// Makes it the golden one. Of a run of some tests only their rows.
@@ -82,6 +92,12 @@ impl Table {
                 Some(known) if known == verdict => {}
                 Some(known) => found.push(format!("{row}: {verdict}; the golden file has: {known}")),
                 None => found.push(format!("{row}: {verdict}; the golden file has no such row")),
+            }
+        }
+        for (kind, probed) in &self.probed {
+            let verdict = self.rows.get(kind);
+            if verdict.is_some_and(|verdict| (verdict == FIRED) != (probed == FIRED)) {
+                found.push(format!("{kind}: its probe says {probed}; its test says {}", self.rows[kind]));
             }
         }
         if whole {
@@ -139,6 +155,15 @@ mod tests {
         assert_eq!(table.text(), "# Linux 6.1\nxdp: fires\ntcx: refused: X: no\nfires::a_gate: fires\n");
         assert_eq!(Table::parse(&table.text()), table);
         assert!(table.refuses("fires::tcx_both_ways") && !table.refuses("fires::xdp"));
+    }
+
+    #[test]
+    fn a_probe_that_says_other_than_the_test_is_a_difference() {
+        let lines = "fires::xdp: fires\nprobed xdp: refused: X: no\nprobed tc: fires\n";
+        let table = Table::told("6.1", lines);
+        assert_eq!(table.rows.len(), 1, "probes are no rows");
+        let differences = table.differences(&table, false);
+        assert_eq!(differences, ["xdp: its probe says refused: X: no; its test says fires"]);
     }
 
     #[test]
