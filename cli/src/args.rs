@@ -1,5 +1,6 @@
 //! The command line.
 
+mod features;
 mod graph;
 mod hist;
 mod maps;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use self::features::Features;
 pub use self::graph::{Graph, GraphFormat};
 pub use self::hist::{Hist, Scale};
 pub(crate) use self::maps::hex;
@@ -35,6 +37,7 @@ const EXAMPLES: &str = "Examples:
   kubectl skep get -A                     All programs, and how many nodes run them
   kubectl skep why flows -n observability What keeps a program from being ready, and what to do
   kubectl skep maps dump flows counts     A map's contents on every node
+  kubectl skep features --for flows.bpf.o Which nodes can run an object, and why others cannot
   kubectl skep top                        Which functions take how much CPU, on every node
   kubectl skep push flows.bpf.o registry.example.com/ebpf/flows:v1
 
@@ -92,6 +95,8 @@ pub enum Command {
     Events(Events),
     /// Print what programs print: bpf_printk of all of them, or one's own stream.
     Output(Printed),
+    /// See what the kernels of the nodes can do, and which of them can run a program, an object or an image.
+    Features(Features),
     /// Load a program anew on all its nodes, without a gap; maps keep what they hold.
     #[command(after_help = "Examples:\n  kubectl skep restart flows -n observability")]
     Restart(Change),

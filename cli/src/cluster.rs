@@ -10,7 +10,7 @@ use kube::core::DeserializeGuard;
 use kube::{Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use skep_crds::ebpfnode::{NodeHook, NodeProgram, NodeProgramState};
-use skep_crds::{EbpfNode, EbpfProgram, Reason};
+use skep_crds::{EbpfNode, EbpfProgram, EbpfProgramSpec, Reason};
 
 use crate::args::Global;
 use crate::deadline::within;
@@ -69,6 +69,22 @@ impl Cluster {
 
     /// One program of the namespace, and its uid.
     pub async fn program(&self, name: &str) -> Result<(Program, String), Error> {
+        let object = self.object(name).await?;
+        let uid = object.meta().uid.clone().unwrap_or_default();
+        Ok((guarded(object), uid))
+    }
+
+    /// What one program of the namespace is to be, and the digest that its image has.
+    pub async fn spec(&self, name: &str) -> Result<(EbpfProgramSpec, Option<String>), Error> {
+        let object = self
+            .object(name)
+            .await?
+            .0
+            .map_err(|invalid| Error::Unreadable { program: name.to_owned(), problem: invalid.error })?;
+        Ok((object.spec, object.status.and_then(|status| status.image).map(|image| image.digest)))
+    }
+
+    async fn object(&self, name: &str) -> Result<DeserializeGuard<EbpfProgram>, Error> {
         let api: Api<DeserializeGuard<EbpfProgram>> = Api::namespaced(self.client.clone(), &self.namespace);
         let what = "reading the EbpfProgram";
         let got = within(self.timeout, what, async {
@@ -81,9 +97,7 @@ impl Cluster {
                 other => other.map_err(Error::viewing(what, &self.server)),
             }
         });
-        let object = got.await?;
-        let uid = object.meta().uid.clone().unwrap_or_default();
-        Ok((guarded(object), uid))
+        got.await
     }
 
     /// Every EbpfNode that can be read.

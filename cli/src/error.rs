@@ -41,6 +41,8 @@ pub enum Error {
     FieldDropped(&'static str),
     #[error("EbpfProgram {0} not found; kubectl skep get -A lists all")]
     NoProgram(String),
+    #[error("EbpfProgram {program} cannot be read by this plugin: {problem}; upgrade the plugin")]
+    Unreadable { program: String, problem: String },
     #[error("EbpfProgram {program} runs on no node; kubectl skep why {program} says why")]
     NowhereRunning { program: String },
     #[error("several programs are called {0}; give one's namespace by -n")]

@@ -22,6 +22,7 @@ pub mod edit;
 pub mod entries;
 pub mod error;
 pub mod events;
+pub mod features;
 pub mod follow;
 pub mod get;
 pub mod graph;
@@ -41,6 +42,7 @@ pub mod printed;
 pub mod prog;
 pub mod push;
 pub mod queue;
+pub mod registry;
 pub mod reports;
 mod rows;
 pub mod schema;
@@ -90,6 +92,7 @@ pub async fn run(cli: &Cli) -> Result<(), Error> {
         },
         Command::Events(events) => tail::run(&cli.global, events).await,
         Command::Output(printed) => printed::run(&cli.global, printed).await,
+        Command::Features(features) => features::run(&cli.global, features).await,
         Command::Restart(change) => change::run(&cli.global, change, What::Restart).await,
         Command::Suspend(change) => change::run(&cli.global, change, What::Suspend).await,
         Command::Resume(change) => change::run(&cli.global, change, What::Resume).await,

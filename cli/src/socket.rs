@@ -4,8 +4,9 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use skep_proto::v1::GetNodeRequest;
 use skep_proto::v1::agent_client::AgentClient;
+use skep_proto::v1::{GetNodeRequest, Node};
+use tonic::transport::Channel;
 
 use crate::agent::{Agent, Bearer};
 use crate::deadline::within;
@@ -13,6 +14,16 @@ use crate::error::Error;
 
 /// Connects, and learns the node's name.
 pub async fn connect(path: &Path, timeout: Duration) -> Result<Agent, Error> {
+    let (node, channel) = ask(path, timeout).await?;
+    Ok(Agent::new(node.node_name, channel, Bearer::default(), None, timeout))
+}
+
+/// What the agent says of its node.
+pub async fn node(path: &Path, timeout: Duration) -> Result<Node, Error> {
+    ask(path, timeout).await.map(|(node, _)| node)
+}
+
+async fn ask(path: &Path, timeout: Duration) -> Result<(Node, Channel), Error> {
     within(timeout, "connecting to the agent's socket", async {
         // What is wrong with a socket only a plain connect tells.
         tokio::net::UnixStream::connect(path).await.map_err(|e| refused(path, &e))?;
@@ -23,7 +34,7 @@ pub async fn connect(path: &Path, timeout: Duration) -> Result<Agent, Error> {
             Error::Broken { problem, .. } => dead(&problem),
             other => other,
         })?;
-        Ok(Agent::new(node.into_inner().node_name, channel, Bearer::default(), None, timeout))
+        Ok((node.into_inner(), channel))
     })
     .await
 }

@@ -72,6 +72,29 @@ async fn programs_and_maps_of_a_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_nodes_can_do_is_told_of_the_fleet_and_for_a_program() {
+    let cluster = start().await;
+    let mut able = node(json!({"namespace": "net", "name": "flows"}));
+    able["status"]["features"] = json!({"btf": true, "jit": true, "bpffs": true, "cgroupV2": true, "programKinds": {
+        "xdp": {"supported": false, "reason": "it is switched off"}, "tcx": {"supported": true}, "tc": {"supported": false, "reason": "no"},
+    }});
+    cluster.api.put("GET", NODES, 200, list("skep.dev/v1alpha1", "EbpfNodeList", vec![able]));
+    let all = cluster.out(&["features"]);
+    assert!(all.contains("\nxdp              0/1     node-1   it is switched off\n"), "{all}");
+    assert!(
+        all.contains("\nlsm              0/1     node-1   the node's agent does not know this kind; upgrade it\n"),
+        "{all}"
+    );
+
+    let of_program = cluster.out(&["features", "--for", "flows"]);
+    assert!(of_program.ends_with("no     count_rx   xdp     it is switched off\n"), "{of_program}");
+    let (code, text) = cluster.fails(&["features", "--node", "node-9"]);
+    assert_eq!((code, text.contains("no EbpfNode is called that")), (3, true), "{text}");
+    let (code, text) = cluster.fails(&["features", "--for", "gone"]);
+    assert_eq!((code, text.contains("EbpfProgram net/gone not found")), (3, true), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_waits_in_a_line_is_told_so() {
     let cluster = start().await;
     let said = |args: &[&str]| {

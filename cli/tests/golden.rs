@@ -10,11 +10,12 @@ use kubectl_skep::entries::{Entry, unpack};
 use kubectl_skep::maps::{self, MapRow};
 use kubectl_skep::schema::Schema;
 use kubectl_skep::view::{Deletion, Event, NodeState, Program, TargetFailure};
-use kubectl_skep::{cluster, get, output, page, reports};
+use kubectl_skep::{cluster, features, get, output, page, reports};
 use serde_json::{Value, json};
 use skep_crds::{EbpfNode, EbpfProgram};
 use skep_node_agent::grpc::frames::type_message;
 use skep_object::btf::desc::{FieldDesc, TypeDesc, TypeKind};
+use skep_object::kind::KINDS;
 use skep_proto::v1::{MapInfo, MapSchema, ProgramRef, ProgramReport, RawEntries, State};
 
 fn golden(name: &str, text: &str) {
@@ -264,6 +265,56 @@ fn entries_of_another_size_are_refused() {
     let schema = contents("node-1", &[]).schema;
     let frame = RawEntries { count: 2, keys: vec![0; 24].into(), values: vec![0; 63].into() };
     assert!(unpack(&schema, &frame).is_err());
+}
+
+/// Three that were heard of, one of them of another kernel and one of an older agent, and one that was not.
+fn kernels() -> Vec<features::NodeFeatures> {
+    let kinds = |lacking: &[(&str, &str)], without: &[&str]| {
+        let support = |name: &str| match lacking.iter().find(|(kind, _)| *kind == name) {
+            Some((_, why)) => json!({"supported": false, "reason": why}),
+            None => json!({"supported": true}),
+        };
+        let known = KINDS.iter().filter(|row| !without.contains(&row.name));
+        known.map(|row| (row.name.to_owned(), support(row.name))).collect::<serde_json::Map<_, _>>()
+    };
+    let node = |name: &str, release: &str, btf: bool, kinds| -> EbpfNode {
+        serde_json::from_value(json!({
+            "apiVersion": "skep.dev/v1alpha1", "kind": "EbpfNode", "metadata": {"name": name}, "spec": {},
+            "status": {
+                "kernel": {"release": release, "architecture": "x86_64"},
+                "features": {"btf": btf, "jit": true, "bpffs": true, "cgroupV2": true, "lockdown": "none", "programKinds": kinds},
+            },
+        }))
+        .unwrap()
+    };
+    let old = [("netkit", "netkit needs Linux 6.7, and this is 6.1"), ("tcx", "tcx needs Linux 6.6, and this is 6.1")];
+    let nodes = [
+        node("node-1", "6.12.30", true, kinds(&[("kprobe", "this kernel is built without CONFIG_KPROBE_EVENTS")], &[])),
+        node("node-2", "6.1.0-56", false, kinds(&old, &[])),
+        node("node-3", "6.12.30", true, kinds(&[], &["iter"])),
+        serde_json::from_value(
+            json!({"apiVersion": "skep.dev/v1alpha1", "kind": "EbpfNode", "metadata": {"name": "node-4"}, "spec": {}}),
+        )
+        .unwrap(),
+    ];
+    nodes.iter().map(features::of_node).collect()
+}
+
+#[test]
+fn kernels_of_a_fleet() {
+    let nodes = kernels();
+    golden("features.txt", &features::render(&nodes));
+    golden("features.json", &output::json(&nodes[3..].to_vec()));
+    let spec = serde_json::from_value(json!({
+        "image": {"reference": "registry.example.com/ebpf/flows:v2"},
+        "programs": [
+            {"name": "count_rx", "attach": [{"xdp": {"interfaces": {"primary": true}}}, {"netkit": {"interfaces": {"primary": true}, "sender": "Primary"}}]},
+            {"name": "on_open", "attach": [{"kprobe": {"function": "do_sys_openat2"}}]},
+        ],
+    }));
+    let verdicts = features::verdicts(&nodes, &features::Needs::of_spec(&spec.unwrap(), None));
+    golden("features-for.txt", &features::render_verdicts(&verdicts));
+    golden("features-for.json", &output::json(&verdicts));
 }
 
 #[test]

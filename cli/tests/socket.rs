@@ -50,6 +50,7 @@ fn programs_reasons_and_maps_of_a_host() {
     reasons(&host);
     maps(&host);
     failures(&host);
+    kinds(&host);
 
     // The same hook with another object, whose map has a value per CPU.
     host.apply("counter", "cli/tests/c/percpu.bpf.c", ON_LO);
@@ -168,6 +169,33 @@ fn maps(host: &Host) {
     assert_eq!(table, "KEY   VALUE\n0     300\n1     0\n2     0\n");
     assert_eq!(host.out(&["maps", "dump", "counter", "hits"]).lines().count(), 17);
     assert!(host.out(&["maps", "dump", "counter", ".bss"]).contains("TOTAL\n0     300\n"));
+}
+
+/// What this kernel can do, as its agent found it, and what that means for objects.
+fn kinds(host: &Host) {
+    let all = host.out(&["features"]);
+    let rows = words(&all);
+    assert_eq!(rows[1][0], "standalone");
+    for kind in ["xdp", "tc", "cgroupSkb", "rawTracepoint"] {
+        assert!(rows.iter().any(|row| row[..] == [kind, "1/1", "-", "-"]), "{kind}: {all}");
+    }
+    let file = tempfile::Builder::new().suffix(".o").tempfile().unwrap();
+    let runs = |object: &str| {
+        std::fs::write(file.path(), host::compiled(object)).unwrap();
+        host.out(&["features", "--for", file.path().to_str().unwrap()])
+    };
+    assert_eq!(words(&runs("cli/tests/c/percpu.bpf.c"))[1][2], "yes");
+    // One function of each tracing kind: on a kernel that has all of them it says yes.
+    let told = runs("kernel/tests/c/trace.bpf.c");
+    let lacks = |kind: &str| rows.iter().any(|row| row.starts_with(&[kind, "0/1"]));
+    assert_eq!(told.contains("on_kprobe"), lacks("kprobe"), "{told}");
+    assert_eq!(told.contains("on_fentry"), lacks("fentry"), "{told}");
+    let output = host.skep(&["features", "--for", "127.0.0.1:1/nothing:v1", "--plain-http"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("127.0.0.1:1/nothing:v1"), "{}", stderr(&output));
+    let output = host.skep(&["features", "--for", "counter"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("--for counter: there is no such file"), "{}", stderr(&output));
 }
 
 fn failures(host: &Host) {

@@ -4,13 +4,12 @@
 //! fill; nothing of it is attached then.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use skep_crds::attach::Attach;
 use skep_crds::{EbpfProgramSpec, Program};
 use skep_object::kind::{Kind, TargetClass};
-use skep_object::{InitialValue, Object, ObjectError};
+use skep_object::{Object, ObjectError};
 
 /// The spec with all that its object's sections say. Without `programs`: every function outside of sections that begin with
 /// `?`, but for those that a program array has from the start, which are called, not attached.
@@ -20,7 +19,7 @@ pub fn completed<'s>(spec: &'s EbpfProgramSpec, object: &Object) -> Result<Cow<'
     }
     let mut spec = spec.clone();
     if spec.programs.is_empty() {
-        let called = called(object);
+        let called = object.called_functions();
         let own = object.programs().filter(|function| !called.contains(function.name.as_str()));
         let wanted = own.filter(|function| !object.section_of(function).starts_with('?'));
         spec.programs = wanted.map(|function| Program { name: function.name.clone(), attach: Vec::new() }).collect();
@@ -34,16 +33,6 @@ pub fn completed<'s>(spec: &'s EbpfProgramSpec, object: &Object) -> Result<Cow<'
         program.attach = vec![by_section(&program.name, section)?];
     }
     Ok(Cow::Owned(spec))
-}
-
-/// The functions that program arrays start with.
-fn called(object: &Object) -> BTreeSet<&str> {
-    let entries = (0..object.maps().len()).flat_map(|map| object.initial_entries(map));
-    let functions = entries.filter_map(|entry| match entry.value {
-        InitialValue::Program(key) => object.function(key),
-        InitialValue::Map(_) => None,
-    });
-    functions.map(|function| function.name.as_str()).collect()
 }
 
 /// The one hook that a section names.

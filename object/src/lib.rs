@@ -209,6 +209,16 @@ impl Object {
         }
     }
 
+    /// The functions that program arrays start with: they are called, not attached.
+    pub fn called_functions(&self) -> BTreeSet<&str> {
+        let entries = (0..self.maps.len()).flat_map(|map| self.initial_entries(map));
+        let functions = entries.filter_map(|entry| match entry.value {
+            InitialValue::Program(key) => self.functions.get(&key),
+            InitialValue::Map(_) => None,
+        });
+        functions.map(|function| function.name.as_str()).collect()
+    }
+
     /// The entries that `.values` of a map gives.
     pub fn initial_entries(&self, map: usize) -> Vec<InitialEntry> {
         let def = &self.maps[map];

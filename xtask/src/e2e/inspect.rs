@@ -47,6 +47,12 @@ pub fn watched(c: &Cluster) -> Result<()> {
     let function = &functions[0];
     ensure!(function["node"] == NODE_NAME && function["type"] == "tracepoint", "{functions}");
     ensure!(function["links"][0]["target"].as_str().is_some_and(|t| t.contains("sched_process_exec")), "{function}");
+    // What the node's kernel can do came from its agent to the operator, and from there to whoever asks.
+    let nodes: Value = serde_json::from_str(&c.skep(&["features", "-o", "json"])?)?;
+    ensure!(nodes[0]["btf"] == true && nodes[0]["kinds"]["xdp"]["supported"] == true, "features: {nodes}");
+    let verdicts: Value =
+        serde_json::from_str(&c.skep(&["features", "--for", "exec-events", "-n", "default", "-o", "json"])?)?;
+    ensure!(verdicts[0]["runs"] == true, "it runs there: {verdicts}");
     let log = c.skep(&["prog", "log", "exec-events", "-n", "default"])?;
     let accepted = format!("# count_execs on {NODE_NAME}: accepted");
     ensure!(log.starts_with(&accepted) && log.contains("processed "), "{log}");
