@@ -8,6 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aya_obj::btf::Btf as AyaBtf;
 use object::write::{Object as ElfWriter, StandardSection, Symbol, SymbolSection};
@@ -31,6 +33,8 @@ const ABOUT_TYPES: std::ops::RangeInclusive<u32> = 7..=11;
 pub struct TargetBtf {
     relocation: AyaBtf,
     lookup: Btf,
+    /// Tells it from any other of this process.
+    number: u64,
 }
 
 impl TargetBtf {
@@ -41,7 +45,8 @@ impl TargetBtf {
         nesting::check(&lookup)?;
         let relocation = contained(|| AyaBtf::parse(data, aya_obj_endianness()).map_err(|e| chain(&e)))
             .map_err(|reason| ObjectError::BadBtf { reason: format!("the kernel's BTF: {reason}") })?;
-        Ok(TargetBtf { relocation, lookup })
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Ok(TargetBtf { relocation, lookup, number: NEXT.fetch_add(1, Ordering::Relaxed) })
     }
     /// For looking up types by name.
     pub fn types(&self) -> &Btf {
@@ -53,8 +58,43 @@ fn aya_obj_endianness() -> object::Endianness {
     Endianness::Little
 }
 
+/// Functions of one object after relocation, for the kernel that they were relocated for last: finding fields and types again
+/// is most of what a load takes. Clones of an object share it.
+#[derive(Clone, Debug, Default)]
+pub struct Relocated(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// The kernel's number.
+    target: u64,
+    functions: BTreeMap<FunctionKey, Vec<Insn>>,
+}
+
+impl Relocated {
+    /// The given functions relocated, as far as they have relocations: those that were before are not again.
+    pub fn of(
+        &self,
+        elf: &Elf,
+        btf: &Btf,
+        ext: &BtfExt,
+        functions: &[&Function],
+        target: &TargetBtf,
+    ) -> Result<BTreeMap<FunctionKey, Vec<Insn>>, ObjectError> {
+        // Only whole results are put in, so that a panic elsewhere leaves nothing that is wrong.
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.target != target.number {
+            *known = Known { target: target.number, functions: BTreeMap::new() };
+        }
+        let missing = functions.iter().filter(|f| !known.functions.contains_key(&f.key)).copied();
+        let missing: Vec<&Function> = missing.collect();
+        known.functions.extend(relocate(elf, btf, ext, &missing, target)?);
+        let own = functions.iter().filter_map(|f| known.functions.get_key_value(&f.key));
+        Ok(own.map(|(key, insns)| (*key, insns.clone())).collect())
+    }
+}
+
 /// Relocates the given functions; the result holds those that have relocations.
-pub fn relocate(
+fn relocate(
     elf: &Elf,
     btf: &Btf,
     ext: &BtfExt,
@@ -301,6 +341,28 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn a_function_is_relocated_once_for_a_kernel() {
+        let object = crate::Object::parse(&include_bytes!("../tests/corpus/parse/seed-core")[..]).unwrap();
+        let selection = object.select(["direct"]).unwrap();
+        // Its own types stand for a kernel's, and for another's.
+        let kernel = || TargetBtf::parse(object.btf().unwrap().bytes()).unwrap();
+        let (one, other) = (kernel(), kernel());
+        let first = object.link(&selection, Some(&one)).unwrap();
+        let known = |number: u64| {
+            let known = object.relocated.0.lock().unwrap();
+            (known.target == number).then(|| known.functions.keys().copied().collect::<Vec<_>>())
+        };
+        let functions = known(one.number).unwrap();
+        assert!(!functions.is_empty());
+        // What is kept is what is used: it is changed here to tell.
+        let exit = Insn { code: 0x95, regs: 0, off: 0, imm: 0 };
+        object.relocated.0.lock().unwrap().functions.insert(functions[0], vec![exit]);
+        assert_ne!(object.clone().link(&selection, Some(&one)).unwrap(), first, "it was relocated again");
+        assert_eq!(object.link(&selection, Some(&other)).unwrap(), first, "what is of one kernel is not another's");
+        assert_eq!((known(one.number), known(other.number)), (None, Some(functions)));
+    }
 
     #[test]
     fn the_first_function_that_fails_is_named() {

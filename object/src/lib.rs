@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use crate::btf::Btf;
 use crate::btf::ext::BtfExt;
-use crate::core::TargetBtf;
+use crate::core::{Relocated, TargetBtf};
 use crate::elf::Elf;
 pub use crate::error::ObjectError;
 use crate::externs::{Extern, What};
@@ -45,6 +45,7 @@ pub struct Object {
     maps: Vec<MapDef>,
     externs: Vec<Extern>,
     functions: BTreeMap<FunctionKey, Function>,
+    relocated: Relocated,
 }
 
 /// Programs of an object, and the maps they need.
@@ -90,7 +91,7 @@ impl Object {
         let mut maps = map::maps(&elf, btf.as_ref())?;
         maps.extend(externs::config_map(&externs, btf.as_ref()));
         let functions = function::functions(&elf, &maps, &externs)?;
-        Ok(Object { elf, btf, ext, maps, externs, functions })
+        Ok(Object { elf, btf, ext, maps, externs, functions, relocated: Relocated::default() })
     }
 
     /// The license, empty when the object has none.
@@ -252,7 +253,7 @@ impl Object {
     ) -> Result<BTreeMap<FunctionKey, LinkedProgram>, ObjectError> {
         let functions: Vec<&Function> = selection.functions.iter().filter_map(|k| self.functions.get(k)).collect();
         let relocated = match (&self.btf, target) {
-            (Some(btf), Some(target)) => core::relocate(&self.elf, btf, &self.ext, &functions, target)?,
+            (Some(btf), Some(target)) => self.relocated.of(&self.elf, btf, &self.ext, &functions, target)?,
             _ => {
                 self.refuse_without_target(&functions)?;
                 BTreeMap::new()
