@@ -15,6 +15,7 @@ mod inspect;
 mod load;
 mod memory;
 mod node;
+mod object;
 mod scale;
 mod swap;
 
@@ -33,8 +34,9 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 const IMAGE_MIB: f64 = 30.0;
 
 /// What measures, in other crates.
-const EXAMPLES: [&str; 8] = [
+const EXAMPLES: [&str; 9] = [
     "bench_load",
+    "bench_object",
     "bench_dump",
     "bench_lookup",
     "bench_events",
@@ -61,8 +63,9 @@ struct Group {
     measure: fn() -> Result<Vec<Figure>>,
 }
 
-const GROUPS: [Group; 10] = [
+const GROUPS: [Group; 11] = [
     Group { names: load::NAMES, measure: load::measure },
+    Group { names: object::NAMES, measure: object::measure },
     Group { names: dump::NAMES, measure: dump::measure },
     Group { names: inspect::NAMES, measure: inspect::measure },
     Group { names: memory::NAMES, measure: memory::measure },
@@ -122,9 +125,13 @@ fn example(name: &str) -> Command {
 
 /// Compiles a C source of the repository.
 fn compile(source: &str, object: &Path) -> Result<()> {
+    compile_file(&repo::root().join(source), object)
+}
+
+fn compile_file(source: &Path, object: &Path) -> Result<()> {
     let mut clang = Command::new("clang");
     clang.args(["-g", "-O2", "-target", "bpf", "-I/usr/include/x86_64-linux-gnu", "-c"]);
-    step::ask(clang.arg(repo::root().join(source)).arg("-o").arg(object)).map(drop)
+    step::ask(clang.arg(source).arg("-o").arg(object)).map(drop)
 }
 
 /// A median, of at least one number.

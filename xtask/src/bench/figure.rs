@@ -3,8 +3,13 @@
 use serde_json::{Map, Value, json};
 
 /// All figures, in the order of the table.
-pub const NAMES: [&str; 47] = [
+pub const NAMES: [&str; 52] = [
     "load_attach_pin_per_s",
+    "load_700k_object_ms",
+    "load_700k_object_again_ms",
+    "libbpf_load_700k_object_ms",
+    "features_probe_ms",
+    "bpftool_feature_probe_ms",
     "dump_1m_hash_ms",
     "bpftool_dump_1m_ms",
     "dump_1m_hash_stream_ms",
