@@ -34,7 +34,8 @@ const SAMPLES: [Sample; 16] = [
     // The kernel's own, for tests of itself.
     Sample(Kind::Fentry, hook::TRACE_FENTRY, "bpf_fentry_test1"),
     Sample(Kind::Fexit, hook::TRACE_FEXIT, "bpf_fentry_test1"),
-    Sample(Kind::FmodRet, hook::MODIFY_RETURN, "bpf_modify_return_test"),
+    // Functions of that prefix are, whatever the kernel is built with.
+    Sample(Kind::FmodRet, hook::MODIFY_RETURN, "security_file_open"),
     Sample(Kind::Lsm, hook::LSM_MAC, "bpf_lsm_file_open"),
     Sample(Kind::Iter, hook::TRACE_ITER, "bpf_iter_task"),
     // It takes a function's place as fentry gets before it; there may be no program that has one.

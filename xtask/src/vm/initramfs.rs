@@ -70,10 +70,7 @@ pub fn write(
 /// Objects ask what the kernel was built with.
 fn configuration(files: &Files, boot: &Path) -> Result<()> {
     std::fs::create_dir(boot)?;
-    let named = format!("config-{}", files.release);
-    let places = [files.vmlinuz.with_file_name(&named), files.vmlinuz.with_file_name("config")];
-    let config = places.iter().find(|path| path.is_file()).context("the kernel's package has no configuration")?;
-    std::fs::copy(config, boot.join(named))?;
+    std::fs::copy(&files.config, boot.join(format!("config-{}", files.release)))?;
     Ok(())
 }
 

@@ -88,6 +88,8 @@ pub struct Files {
     pub release: String,
     pub vmlinuz: PathBuf,
     pub modules: PathBuf,
+    /// What it was built with.
+    pub config: PathBuf,
 }
 
 impl Kernel {
@@ -203,12 +205,14 @@ impl Kernel {
         let release = name(&lib);
         let boot = self.dir().join(format!("boot/vmlinuz-{release}"));
         let vmlinuz = [lib.join("vmlinuz"), boot].into_iter().find(|path| path.is_file())?;
-        Some(Files { release, vmlinuz, modules: lib.join("kernel") })
+        let beside = self.dir().join(format!("boot/config-{release}"));
+        let config = [lib.join("config"), beside].into_iter().find(|path| path.is_file())?;
+        Some(Files { release, vmlinuz, modules: lib.join("kernel"), config })
     }
 }
 
-/// The packages that make the newest kernel: an image, or, since Linux 6.19, a binary and modules (and an image that is
-/// empty).
+/// The packages that make the newest kernel: an image, or, since Linux 6.19, a binary, modules, and what the
+/// kernel was built with (and an image that is empty).
 fn newest<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut kernels: BTreeMap<(Vec<u64>, &str), Vec<&str>> = BTreeMap::new();
     for name in names {
@@ -219,7 +223,7 @@ fn newest<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
         kernels.entry((numbers, release)).or_default().push(part);
     }
     let Some(((_, release), parts)) = kernels.pop_last() else { return Vec::new() };
-    let parts: &[&str] = if parts.contains(&"binary") { &["binary", "modules"] } else { &["image"] };
+    let parts: &[&str] = if parts.contains(&"binary") { &["binary", "modules", "base"] } else { &["image"] };
     parts.iter().map(|part| format!("linux-{part}-{release}")).collect()
 }
 
@@ -241,7 +245,10 @@ mod tests {
         let images = ["linux-image-6.12.90+deb12.1-cloud-amd64", "linux-image-6.12.117+deb12-cloud-amd64"];
         assert_eq!(of(&images), [images[1]]);
         let parts = ["linux-image-7.3.4+deb13-cloud-amd64", "linux-binary-7.3.4+deb13-cloud-amd64"];
-        assert_eq!(of(&parts), [parts[1], "linux-modules-7.3.4+deb13-cloud-amd64"]);
+        assert_eq!(
+            of(&parts),
+            [parts[1], "linux-modules-7.3.4+deb13-cloud-amd64", "linux-base-7.3.4+deb13-cloud-amd64"]
+        );
         assert!(of(&[]).is_empty());
     }
 }
