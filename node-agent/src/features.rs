@@ -75,7 +75,7 @@ mod tests {
         };
         let interfaces = serde_json::json!({"interfaces": {"names": ["nk0"]}, "direction": "Ingress"});
         assert!(features.check(&spec(serde_json::json!({"tcx": interfaces}))).is_ok());
-        let netkit = serde_json::json!({"netkit": {"interfaces": {"names": ["nk0"]}, "end": "Primary"}});
+        let netkit = serde_json::json!({"netkit": {"interfaces": {"names": ["nk0"]}, "sender": "Primary"}});
         let error = features.check(&spec(netkit)).unwrap_err();
         assert_eq!(error.reason(), "KernelUnsupported");
         assert_eq!(error.to_string(), "netkit of count: netkit needs Linux 6.7, and this is 6.1");

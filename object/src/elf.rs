@@ -36,7 +36,6 @@ const SHF_EXECINSTR: u64 = 4;
 const SHF_COMPRESSED: u64 = 0x800;
 const SHN_ABS: usize = 0xfff1;
 const SHN_LORESERVE: usize = 0xff00;
-const STT_NOTYPE: u8 = 0;
 const STT_OBJECT: u8 = 1;
 const STT_FUNC: u8 = 2;
 const STT_SECTION: u8 = 3;
@@ -102,7 +101,7 @@ impl Symbol {
     }
     /// Defined by the kernel, if at all.
     pub fn is_extern(&self) -> bool {
-        self.section.is_none() && self.kind == STT_NOTYPE && self.is_global() && !self.name.is_empty()
+        self.section.is_none() && self.is_global() && !self.name.is_empty()
     }
     pub fn is_global(&self) -> bool {
         self.bind != 0

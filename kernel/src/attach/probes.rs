@@ -44,9 +44,15 @@ pub(super) fn ordered(program: BorrowedFd<'_>, kind: Kind, attach_type: u32) -> 
     told((kind, attach_type), answer, &[libc::ENODEV], "this kernel is built without such links on interfaces")
 }
 
-pub(super) fn cgroups(_: BorrowedFd<'_>, kind: Kind, _: u32) -> Result<(), KernelError> {
-    let why = "no cgroup v2 hierarchy is mounted".to_owned();
-    cgroup2_mount().map(drop).ok_or_else(|| KernelError::KernelUnsupported { what: kind.to_string(), why })
+pub(super) fn cgroups(_: BorrowedFd<'_>, _: Kind, _: u32) -> Result<(), KernelError> {
+    cgroup2_mount()
+        .map(drop)
+        .ok_or_else(|| not_mounted("the cgroup v2 hierarchy", "mount -t cgroup2 cgroup2 /sys/fs/cgroup"))
+}
+
+/// It may come at any time: no reason to say that the kernel lacks the kind.
+fn not_mounted(what: &str, remedy: &str) -> KernelError {
+    KernelError::TargetNotFound { target: what.to_owned(), why: format!("it is not mounted: {remedy}") }
 }
 
 pub(super) fn security_cgroups(program: BorrowedFd<'_>, kind: Kind, attach_type: u32) -> Result<(), KernelError> {
@@ -80,12 +86,10 @@ pub(super) fn sockets(program: BorrowedFd<'_>, kind: Kind, attach_type: u32) -> 
     }
 }
 
-pub(super) fn events(_: BorrowedFd<'_>, kind: Kind, _: u32) -> Result<(), KernelError> {
-    if Path::new("/sys/kernel/tracing/events").exists() {
-        return Ok(());
-    }
-    let why = "tracefs is not mounted at /sys/kernel/tracing, or the kernel is built without it".into();
-    Err(KernelError::KernelUnsupported { what: kind.to_string(), why })
+pub(super) fn events(_: BorrowedFd<'_>, _: Kind, _: u32) -> Result<(), KernelError> {
+    let there = Path::new("/sys/kernel/tracing/events").exists();
+    let missing = || not_mounted("tracefs", "mount -t tracefs tracefs /sys/kernel/tracing");
+    if there { Ok(()) } else { Err(missing()) }
 }
 
 pub(super) fn kprobes(_: BorrowedFd<'_>, kind: Kind, _: u32) -> Result<(), KernelError> {
